@@ -28,7 +28,8 @@ pub struct StartOptions {
     /// How much of --image is redrawn, 0 to 1 [default: 0.75; with --outpaint 0.8]
     #[arg(long, value_name = "SHARE", requires = "image", value_parser = share)]
     pub strength: Option<f32>,
-    /// How --image is fitted to another size: stretch, crop, fill or latent [default: stretch]
+    /// How --image is fitted to another size: stretch (its shape changes), crop (what hangs over is
+    /// cut off), fill (the edges are continued) or latent (latents are scaled) [default: stretch]
     #[arg(long, value_name = "HOW", requires = "image", value_parser = named::<Resize>)]
     pub resize: Option<Resize>,
     /// Give the finished picture the colors of --image
@@ -65,7 +66,8 @@ pub struct StartOptions {
     #[arg(long, value_name = "WHAT", requires = "image", value_parser = named::<MaskedContent>)]
     pub masked_content: Option<MaskedContent>,
     /// Draw only the mask and this many pixels around it, at the size of --width and --height, and
-    /// paste the result back; `none` draws the whole picture, where the file of --like does not
+    /// paste the result back; `none` draws the whole picture, also if the file of --like says a
+    /// number
     #[arg(long, value_name = "PIXELS|none", requires = "image", value_parser = or_none(padding))]
     pub only_masked: Option<OrNone<u32>>,
 }

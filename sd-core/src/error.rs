@@ -177,8 +177,9 @@ impl fmt::Display for Stage {
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Stopped {
-    /// The number of steps that the unfinished pictures have completed, in both passes if there are
-    /// [two](crate::Hires). Their latents are of the last pass that had begun.
+    /// The number of steps that the unfinished pictures have completed, counted over both passes if
+    /// there is a [second](crate::Hires) one. The latents of the pictures belong to the pass that
+    /// was running.
     pub steps: usize,
     /// The unfinished pictures: one, or the unfinished ones of a batch. Empty if the run was
     /// stopped before the first step began.

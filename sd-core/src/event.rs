@@ -40,15 +40,15 @@ pub struct StepInfo {
     pub seed: u64,
     /// Whether the step belongs to the [second pass](crate::Hires) of the picture.
     pub second_pass: bool,
-    /// The index in its pass of the step that has just ended, from 0.
+    /// The index, within its pass, of the step that has just ended, from 0.
     pub index: usize,
     /// The number of steps that the picture takes in this pass.
     ///
-    /// Usually this is the number of steps of the request, or a part of them if the run has a
-    /// [start](crate::Start). Some samplers have their own number of
-    /// steps. A sampler that chooses its steps as it goes
-    /// ([`DpmAdaptive`](sd_schedulers::samplers::DpmAdaptive)) updates its estimate after each
-    /// step.
+    /// Usually this is the number of steps of the request, or of
+    /// [`Hires::steps`](crate::Hires::steps) in a second pass. A run with a [start](crate::Start)
+    /// makes a part of them. Some samplers have their own number of steps. A sampler that chooses
+    /// its steps as it goes ([`DpmAdaptive`](sd_schedulers::samplers::DpmAdaptive)) updates its
+    /// estimate after each step.
     pub total: usize,
     /// The noise level at the start of the step.
     pub sigma: f32,
@@ -57,7 +57,7 @@ pub struct StepInfo {
     /// The time that the step took for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "seconds")]
     pub took: Duration,
-    /// The time since the picture's first step began, in its first pass, including the observer.
+    /// The time since the first step of the picture's first pass began, including the observer.
     #[serde(serialize_with = "seconds")]
     pub elapsed: Duration,
 }

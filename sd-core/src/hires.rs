@@ -18,9 +18,10 @@ const MAX_SCALE: f32 = 16.0;
 /// enlarged, and the second pass redraws it by image to image, with the noise that the seed gives
 /// for the new size.
 ///
-/// Fields that are `None` are taken from the request. Schedules in prompts count on: after
-/// a first pass of 20 steps, `[fox:owl:25]` changes in the second pass, as `[fox:owl:1.25]` does.
-/// A refiner takes over in the second pass only.
+/// Fields that are `None` are taken from the request. Schedules in prompts keep counting: after a
+/// first pass of 20 steps, step 21 is the first step of the second pass. `[fox:owl:25]` changes
+/// after five of its steps, and `[fox:owl:1.25]` after a quarter of them. A refiner takes over in
+/// the second pass only.
 ///
 /// ```
 /// use sd_core::{Hires, Request};
@@ -41,7 +42,7 @@ pub struct Hires {
     /// Default: [`Upscaler::Latent`] with [`LatentFilter::Bilinear`], WebUI's "Latent".
     #[serde(default)]
     pub upscaler: Upscaler,
-    /// How much is redrawn, above 0 and at most 1. The latent upscalers need about 0.5 or more,
+    /// How much is redrawn, `0.0 < strength <= 1.0`. The latent upscalers need about 0.5 or more,
     /// because enlarged latents are blurred. Above about 0.7 the composition changes.
     ///
     /// Default: 0.7, as in WebUI.
@@ -55,8 +56,8 @@ pub struct Hires {
     /// noise levels than in WebUI.
     #[serde(default = "default_rule")]
     pub rule: StrengthRule,
-    /// The number of steps. With another [`rule`](Self::rule) than the default, the strength decides
-    /// how many of them are made.
+    /// The number of steps. With another [`rule`](Self::rule) than the default, the strength
+    /// decides how many of them are made.
     ///
     /// Default: `None`, as many as the [`ladder`](Self::ladder) lists, if it does, and otherwise as
     /// many as in the first pass.
@@ -102,9 +103,11 @@ pub enum HiresSize {
     /// The factor of both sides, `1.0..=16.0`. Sides are rounded down to multiples of 8 and of the
     /// model's factor. WebUI calls it "Upscale by".
     Scale(f32),
-    /// Width and height in pixels, at least the size of the first pass. If the shape differs, the
-    /// picture is enlarged to cover the size, and what hangs over is cut off on both sides. WebUI
-    /// calls it "Resize width to" and "Resize height to".
+    /// Width and height in pixels, at least the size of the first pass, and multiples of 8 and of
+    /// the model's factor. If the shape differs, the picture is enlarged to cover the size, and
+    /// what hangs over is cut off on both sides. Before it is cut, the picture must have no more
+    /// than the pipeline's [pixels](crate::PipelineBuilder::max_pixels). WebUI calls it "Resize
+    /// width to" and "Resize height to".
     Pixels([u32; 2]),
 }
 
@@ -117,8 +120,8 @@ pub enum HiresSize {
 pub enum Upscaler {
     /// The latents are scaled: WebUI's "Latent" and its relatives. No network runs.
     Latent(LatentFilter),
-    /// The picture is decoded, scaled as Pillow does it, and encoded again. WebUI's "Lanczos" and
-    /// "Nearest". The latents are the most likely ones, where WebUI draws a sample.
+    /// The picture is decoded, scaled as Pillow does it, and encoded again, like WebUI's "Lanczos"
+    /// and "Nearest". The mode of the encoder's distribution is used; WebUI draws a sample from it.
     Pixels(Filter),
 }
 
@@ -182,12 +185,13 @@ fn default_rule() -> StrengthRule {
 }
 
 impl Hires {
-    /// Enlarges both sides by a factor.
+    /// Creates a second pass that enlarges both sides by `factor`, `1.0..=16.0`.
     pub fn scale(factor: f32) -> Self {
         Self::new(HiresSize::Scale(factor))
     }
 
-    /// Enlarges to a size in pixels: width, then height.
+    /// Creates a second pass that enlarges to a size in pixels: width, then height. See
+    /// [`HiresSize::Pixels`].
     pub fn pixels(width: u32, height: u32) -> Self {
         Self::new(HiresSize::Pixels([width, height]))
     }
@@ -311,8 +315,8 @@ impl Hires {
         }
     }
 
-    /// Returns whether the second pass has its own value of a field of [`Request`], given the path of
-    /// a value in that field.
+    /// Returns whether the second pass has its own value of a field of [`Request`], given the path
+    /// of a value in that field.
     pub(crate) fn sets(&self, path: &str) -> bool {
         match path.split(['.', '[']).next() {
             Some("steps") => self.steps.is_some(),

@@ -46,12 +46,13 @@ pub struct Picture {
     /// The picture as 8-bit RGB.
     pub image: RgbImage,
     /// The picture before it was rounded to 8 bits, `[1, 3, height, width]`, `-1.0..=1.0`. After
-    /// [color correction](crate::Start::color_correction), and if only the region of a
-    /// [mask](crate::Mask::only_masked) was drawn, it has the values of the 8 bits.
+    /// [color correction](crate::Start::color_correction), or if only the region of a
+    /// [mask](crate::Mask::only_masked) was drawn, the drawn pixels are rounded to 8 bits already,
+    /// except where a gray mask mixes them with the original.
     pub pixels: Array4<f32>,
     /// The finished latents, `[1, channels, h, w]`, in the scaling that the denoiser works in. The
-    /// codec has yet to divide them by the VAE's `scaling_factor`. They are the drawn picture's,
-    /// without the parts that a [mask](crate::Mask) kept of the original.
+    /// codec has yet to divide them by the VAE's `scaling_factor`. They are the latents at the end
+    /// of the run, before pixels of the original are [put back](crate::Mask::keep_original).
     pub latents: Array4<f32>,
     /// The unit Gaussian noise that the picture started from, before scaling,
     /// `[1, channels, h, w]`. It is the request's
@@ -112,7 +113,7 @@ impl Picture {
 /// How long the stages of making a picture took.
 ///
 /// With serde it is an object of seconds:
-/// `{"encode": 0.1, "steps": [0.5, 0.5], "between": 0, "decode": 1.5}`.
+/// `{"encode": 0.1, "steps": [0.5, 0.5], "between": 0.0, "decode": 1.5}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
@@ -123,8 +124,8 @@ pub struct Timings {
     /// The time of each step, for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
-    /// The time between the two passes of a [second pass](crate::Hires): to enlarge the latents, to
-    /// encode its prompts and to load its LoRAs.
+    /// The time between the two passes, if there is a [second](crate::Hires) one: to enlarge the
+    /// picture, to encode the prompts of the second pass and to load its LoRAs. Otherwise zero.
     #[serde(serialize_with = "seconds")]
     pub between: Duration,
     /// The time to decode the latents, and to finish the picture.

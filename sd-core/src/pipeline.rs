@@ -103,13 +103,13 @@ impl PipelineBuilder {
         self
     }
 
-    /// Sets another scheduler configuration, and other defaults, for requests that redraw a part of
-    /// a picture: those with a [`Mask`](crate::Mask) of diffusers' rule, or with channels
-    /// [beside](Request::beside) the latents.
+    /// Sets another scheduler configuration, and other defaults, for requests that have a
+    /// [`Mask`](crate::Mask) of diffusers' rule, or channels [beside](Request::beside) the latents.
     ///
-    /// diffusers has separate pipeline classes for inpainting, which change a model's scheduler
-    /// configuration in other ways than the classes that draw whole pictures. Only the options of
-    /// samplers may differ, because all requests share the noise schedule of the pipeline.
+    /// diffusers' inpainting classes correct a model's scheduler configuration differently from its
+    /// other classes. Only the options of samplers may differ, because all requests share the noise
+    /// schedule of the pipeline: [`build`](Self::build) returns [`BuildError::Parts`] for another
+    /// noise schedule or prediction.
     ///
     /// Default: the same configuration and defaults as for all other requests.
     pub fn redrawing(mut self, scheduler: SchedulerConfig, defaults: Defaults) -> Self {
@@ -146,13 +146,18 @@ impl PipelineBuilder {
     /// Sets the largest batch: how many pictures of a call the denoiser processes together, 1 to
     /// 1024.
     ///
-    /// Pictures share a batch if they agree in size, scheduler, ladder, number of steps, LoRAs that
-    /// their prompts call and the step at which a refiner takes over, if their prompts have the same
-    /// number of branches and tokens, if their starts agree in noise level and in the rule of the
-    /// mask, and if they agree in all of this and the upscaler for a second pass. A picture from a batch differs from the same picture
-    /// drawn alone only by rounding in the network. A scheduler that looks at all its values
-    /// together ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws
-    /// pictures alone.
+    /// Pictures share a batch if they agree in all of these:
+    ///
+    /// - size, scheduler, ladder, number of steps, and the LoRAs that their prompts call;
+    /// - the step at which a refiner takes over;
+    /// - the number of branches and of tokens of their prompts;
+    /// - the noise level at which a start begins, and the rule of its mask;
+    /// - for a second pass, all of the above again, and the upscaler.
+    ///
+    /// A picture from a batch differs from the same picture drawn alone only by rounding in the
+    /// network. A scheduler that looks at all its values together
+    /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures
+    /// alone.
     ///
     /// Default: 1, because batches are slower on a CPU.
     ///
@@ -259,7 +264,8 @@ impl PipelineBuilder {
     ///
     /// # Errors
     /// - [`BuildError::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do
-    ///   not agree on channels, widths or inputs.
+    ///   not agree on channels, widths or inputs, or if the configuration for
+    ///   [redrawing](Self::redrawing) has another noise schedule or prediction.
     /// - [`BuildError::Scheduler`] if the noise schedule cannot be used.
     /// - [`BuildError::Settings`] if the default size, the default clip skip, `max_pixels` or
     ///   `max_batch` is out of range.

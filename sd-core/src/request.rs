@@ -95,8 +95,8 @@ pub struct Request {
     /// ([`LatentCodec::factor`](crate::LatentCodec::factor)). Width times height is at most the
     /// pipeline's [limit](crate::PipelineBuilder::max_pixels).
     ///
-    /// Default: the size of the [start](Self::start), unless only a region of it is
-    /// [drawn](crate::Mask::only_masked), or else the
+    /// Default: the size of the [start](Self::start). Without a start, or if
+    /// [only a region](crate::Mask::only_masked) of it is drawn, the
     /// [size of the pipeline](crate::Pipeline::default_size), usually the size that the model was
     /// trained with.
     #[serde(default)]
@@ -214,8 +214,9 @@ pub struct Request {
     #[serde(default)]
     pub beside: Option<ArcArray<f32, Ix4>>,
     /// How closely an instruct-pix2pix model keeps to the picture in [`start`](Self::start) or in
-    /// [`beside`](Self::beside), about 1 to 2. It acts in the steps in which guidance acts, and costs a third call of the
-    /// denoiser in each of them. Other models refuse any value but the default.
+    /// [`beside`](Self::beside), about 1 to 2. It acts in the steps in which guidance acts, and
+    /// costs a third call of the denoiser in each of them. Other models refuse any value but the
+    /// default.
     ///
     /// Default: 1.5.
     #[serde(default = "default_image_guidance")]
@@ -235,14 +236,16 @@ pub struct Request {
     /// The picture or the latents that the run starts from (image to image, inpainting).
     ///
     /// If [`size`](Self::size) is not set, the picture is drawn in the size of the start, rounded
-    /// down to multiples of 8, unless only a region of it is [drawn](crate::Mask::only_masked).
+    /// down to multiples of 8. If [only a region](crate::Mask::only_masked) of it is drawn, the
+    /// region is drawn in the size of the pipeline.
     ///
     /// Default: `None`. The run starts from noise.
     #[serde(default)]
     pub start: Option<Start>,
     /// A second pass in a larger size (WebUI's "Hires. fix"). The first pass draws in the
-    /// [`size`](Self::size) of the request. A request with a [`start`](Self::start), and a model
-    /// that takes channels beside the latents, refuse it.
+    /// [`size`](Self::size) of the request. A second pass is refused if the request has a
+    /// [`start`](Self::start), or if the model takes channels beside the latents, as inpainting and
+    /// instruct-pix2pix models do.
     ///
     /// Default: `None`. There is one pass.
     #[serde(default)]
@@ -606,7 +609,7 @@ impl Request {
         self
     }
 
-    /// Sets [`hires`](Self::hires), whose documentation has an example.
+    /// Sets [`hires`](Self::hires). [`Hires`] has an example.
     pub fn hires(mut self, hires: Hires) -> Self {
         self.hires = Some(hires);
         self

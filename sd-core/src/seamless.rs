@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 /// [`Inputs::seamless`](crate::Inputs::seamless), and the codec of the same pipeline should have
 /// the same axes. WebUI calls both axes together "Tiling".
 ///
+/// With serde it is an object such as `{"x": true, "y": false}`.
+///
 /// ```
 /// use sd_core::Seamless;
 ///

@@ -225,7 +225,8 @@ impl Builder {
     /// convolutions that continue at the opposite edge. They are torch's convolutions with
     /// `padding_mode="circular"`; on an axis that is not seamless, they read zeros as usual. The
     /// padding is a fixed part of a network, so this is a setting of the loaded model and not of a
-    /// request. It is not stored in model files. Infotexts report it as `Tiling`.
+    /// request. It is not stored in model files. Infotexts record both axes as `Tiling`, and a
+    /// single axis as `SD tiling`.
     ///
     /// A [`codec`](Self::codec) that was loaded separately must be seamless along the same axes, or
     /// the edges of the pictures will show.

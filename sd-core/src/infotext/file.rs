@@ -16,8 +16,8 @@ use super::{
 };
 
 impl Infotext {
-    /// Reads how a picture was made from a PNG, JPEG or WebP file. Returns `None` if the file does
-    /// not say how it was made. The content decides which format it is.
+    /// Reads the infotext in a PNG, JPEG or WebP file. Returns `None` if the file has none. The
+    /// format is recognized by the content of the file, not by its extension.
     ///
     /// The first of these that the file has is read:
     ///
@@ -44,7 +44,7 @@ impl Infotext {
         read(BufReader::new(outside::open_binary(path)?))
     }
 
-    /// Reads how a picture was made from the bytes of its file, as [`read`](Self::read) does.
+    /// Reads the infotext in the bytes of a file, as [`read`](Self::read) does.
     ///
     /// # Errors
     /// Returns the same errors as `read`, except that no file is opened.

@@ -118,16 +118,17 @@ keys! {
         DENOISING_STRENGTH = "Denoising strength":
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":
-            "the factor or the size of a second pass, [`Request::hires`]. In files of WebUI, one \
-             side may be 0, and `First pass size` is the size of the first pass, with which `Size` \
-             is the size of the second.";
+            "the factor or the size of a second pass, [`Request::hires`]. In files of WebUI, a \
+             side of 0 is computed from the other side and the shape of the first pass. If \
+             `First pass size`, which is only read, is present, `Size` is the size of the \
+             finished picture.";
         HIRES_UPSCALER = "Hires upscaler":
             "how the second pass enlarges, by WebUI's name. Another name is a difference, and \
              Lanczos is used.";
         HIRES_STEPS = "Hires steps", HIRES_SAMPLER = "Hires sampler",
         HIRES_SCHEDULE_TYPE = "Hires schedule type", HIRES_PROMPT = "Hires prompt",
         HIRES_NEGATIVE_PROMPT = "Hires negative prompt", HIRES_CFG_SCALE = "Hires CFG Scale":
-            "what the second pass does differently.";
+            "the values of the second pass that differ from the first pass.";
         SD_HIRES = "SD hires":
             "all options of the second pass as JSON, or `custom` if they cannot be written.";
         IMAGE_CFG_SCALE = "Image CFG scale":
@@ -143,7 +144,7 @@ keys! {
         NOISE_MULTIPLIER = "Noise multiplier":
             "the factor of the noise, if it is not 1.";
         MASK_MODE = "Mask mode":
-            "`Inpaint not masked` in files of WebUI, if the black part of the mask was redrawn.";
+            "only read: `Inpaint not masked` in files of WebUI, if the black part of the mask was redrawn.";
         SD_START = "SD start":
             "the size of the picture that the run started from, and the options of \
              [`Start`](crate::Start) as JSON. The caller has to supply the picture, which is a \

@@ -13,9 +13,10 @@
 //! A value with a comma, a colon or a line break is written as a JSON string.
 //!
 //! # Keys
-//! These keys are written for a picture of this crate, in about this order. Keys that begin with
-//! `SD ` are this crate's own, and WebUI knows all the others. [`Infotext::request`] reads them
-//! back, and reports what it cannot reproduce as a difference.
+//! This crate writes these keys, in about this order, unless the entry says that it only reads one.
+//! Keys that begin with `SD ` are this crate's own. `Hires CFG Scale` is Forge's, and WebUI knows
+//! all the others. [`Infotext::request`] reads them back, and reports what it cannot reproduce as a
+//! difference.
 //!
 #![doc = include_str!("keys.md")]
 //! # Files
@@ -25,10 +26,11 @@
 //!
 //! - PNG: the text chunk `parameters`, of any length.
 //! - JPEG and WebP: the EXIF field `UserComment`, as `UNICODE` and big-endian UTF-16. A JPEG holds
-//!   at most 64 KB of EXIF data, which is an error for a longer text. Comments in either byte
-//!   order, in ASCII and in plain UTF-8 are read, too, and comments in JIS are refused.
+//!   at most 64 KB of EXIF data; a longer text is an error. EXIF data of a PNG is read, too.
+//!   Comments in either byte order, in ASCII and in plain UTF-8 are read, and comments in JIS are
+//!   refused.
 //! - PNG, when nothing else says how it was made: a text hidden in the lowest bits of alpha or of
-//!   the colours, as the WebUI extension "stealth pnginfo" and NovelAI write it.
+//!   the colors, as the WebUI extension "stealth pnginfo" and NovelAI write it.
 //!
 //! # Other programs
 //! Several other programs write WebUI's format with different names. These are read:

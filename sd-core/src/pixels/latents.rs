@@ -17,17 +17,17 @@ use serde::{Deserialize, Serialize};
 pub enum LatentFilter {
     /// Mixes two latents along each axis: WebUI's "Latent".
     Bilinear,
-    /// Like [`Bilinear`](Self::Bilinear), but all latents count when there become fewer: WebUI's
-    /// "Latent (antialiased)".
+    /// Like [`Bilinear`](Self::Bilinear), but when the size shrinks, every latent contributes:
+    /// WebUI's "Latent (antialiased)".
     BilinearAntialiased,
     /// Keys' cubic convolution of four latents with a = −0.75: WebUI's "Latent (bicubic)".
     Bicubic,
-    /// Keys' cubic convolution with a = −0.5. All latents count when there become fewer: WebUI's
-    /// "Latent (bicubic antialiased)".
+    /// Keys' cubic convolution with a = −0.5. When the size shrinks, every latent contributes:
+    /// WebUI's "Latent (bicubic antialiased)".
     BicubicAntialiased,
-    /// The latent at the upper left corner: WebUI's "Latent (nearest)".
+    /// The latent under the upper left corner of the new one: WebUI's "Latent (nearest)".
     Nearest,
-    /// The latent at the centre: WebUI's "Latent (nearest-exact)".
+    /// The latent under the center of the new one: WebUI's "Latent (nearest-exact)".
     NearestExact,
 }
 

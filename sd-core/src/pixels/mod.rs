@@ -1,18 +1,18 @@
-//! Operations on pixels with the results of the programs that people compare with.
+//! Scales pictures with the same bytes as Pillow.
 //!
-//! [`resize`] is public, because other crates prepare pictures as Pillow does. The other operations
-//! serve image to image inside this crate:
-//!
-//! | module | reference | difference |
-//! |---|---|---|
-//! | `resample` | Pillow's `Image.resize` | none |
-//! | `blur` | OpenCV's and Pillow's `GaussianBlur` | none |
-//! | `fill` | WebUI's `fill` in `modules/masking.py` | none |
-//! | `region` | WebUI's `get_crop_region_v2` and `expand_crop_region` | none |
-//! | `color` | WebUI's "Apply color correction" | none |
-//! | `latents` | torch's `interpolate` | up to 1e-6 |
-//!
-//! `tests/golden/pixels.py` runs the references and writes their results for the tests.
+//! Image to image, image encoders and second passes use [`resize`] and [`resize_window`].
+//! [`LatentFilter`] names the ways to scale latents.
+
+// The modules, with the reference that each equals, and the largest difference:
+//
+// - `resample`: Pillow's `Image.resize`, none
+// - `blur`: OpenCV's and Pillow's `GaussianBlur`, none
+// - `fill`: WebUI's `fill` in `modules/masking.py`, none
+// - `region`: WebUI's `get_crop_region_v2` and `expand_crop_region`, none
+// - `color`: WebUI's "Apply color correction", none
+// - `latents`: torch's `interpolate`, up to 1e-6
+//
+// `tests/golden/pixels.py` runs the references and writes their results for the tests.
 
 mod alpha;
 #[cfg(test)]

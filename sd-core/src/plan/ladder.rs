@@ -9,8 +9,8 @@ use sd_schedulers::{
 
 use crate::{ImageSize, Problem, Request, defaults::Chosen, infotext, parts::Parts, start::Begin};
 
-/// Returns the part of the ladder that is run, or adds at least one problem. If `size` is `None` because it has a problem,
-/// the ladder is checked without being adapted to the size.
+/// Returns the part of the ladder that is run, or adds at least one problem. If `size` is `None`
+/// because it has a problem, the ladder is checked without being adapted to the size.
 pub(super) fn rungs(
     parts: &Parts,
     request: &Request,

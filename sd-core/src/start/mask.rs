@@ -40,16 +40,15 @@ pub struct Mask {
     /// Default: 0.
     #[serde(default)]
     pub blur: f32,
-    /// Whether only a region around the mask is drawn, and then scaled down and put back into the
-    /// picture. The value is the distance, in pixels, that the region reaches beyond the mask. The
-    /// [size](crate::Request::size) of the request is the size in which the region is drawn, and
-    /// the finished picture has the size of the original. A small face is therefore drawn in
-    /// detail. WebUI calls it "Only masked", and diffusers `padding_mask_crop`.
+    /// The distance, in pixels, by which the drawn region extends beyond the mask. Only this region
+    /// is drawn, in the [size](crate::Request::size) of the request. It is then scaled to its size
+    /// in the picture and put back, so that the finished picture has the size of the original. A
+    /// small face is drawn in detail in this way. WebUI calls it "Only masked", and diffusers
+    /// `padding_mask_crop`.
     ///
     /// Without a size in the request, the region is drawn in the pipeline's
-    /// [default size](crate::Pipeline::default_size). The picture is put back into the original, so
-    /// [`keep_original`](Self::keep_original) must be true. The region is fitted as by
-    /// [`Resize::Fill`].
+    /// [default size](crate::Pipeline::default_size), and fitted to it as by [`Resize::Fill`].
+    /// [`keep_original`](Self::keep_original) must be true.
     ///
     /// Default: `None`. The whole picture is drawn.
     #[serde(default)]
@@ -70,8 +69,9 @@ pub struct Mask {
 #[non_exhaustive]
 pub enum MaskRule {
     /// diffusers' inpainting pipelines: after each step, the latents outside the mask are replaced
-    /// by the original's with noise of the next level. Values from 128 on count as 255, and others
-    /// as 0. The blur acts only on the finished picture, and is Pillow's.
+    /// by the original's with noise of the next level. An inpainting model takes the original
+    /// beside the latents instead. Values from 128 on count as 255, and others as 0. The blur acts
+    /// only on the finished picture, and is Pillow's. This is the default.
     ///
     /// At a strength of 1, and with diffusers' [`StrengthRule`], the run starts from noise alone,
     /// without a noise multiplier.
@@ -79,17 +79,17 @@ pub enum MaskRule {
     /// [`StrengthRule`]: sd_schedulers::ladders::StrengthRule
     #[default]
     Diffusers,
-    /// WebUI: the mask is blurred first, by OpenCV's rules, and then each call of the network keeps
-    /// the original outside of the mask. Latents under a gray value of 128 or more are redrawn. In
-    /// the finished picture, the gray values mix it with the original, twice as strongly unless
-    /// [`only_masked`](Mask::only_masked) is set.
+    /// WebUI: the mask is first blurred as in OpenCV. In each call of the network, the original
+    /// replaces the result outside the mask, where values from 128 on count as inside. In the
+    /// finished picture, gray values mix the drawing with the original. Without
+    /// [`only_masked`](Mask::only_masked), they are doubled first, to at most 255.
     ///
-    /// The samplers "DDIM", "DDIM CFG++", "PLMS" and "UniPC" see the original without noise outside
-    /// of the mask. All others get it as the network's result.
+    /// With WebUI's samplers "DDIM", "DDIM CFG++", "PLMS" and "UniPC", the original replaces what
+    /// the network is given outside the mask, and not its result.
     WebUi,
-    /// Differential diffusion, <https://arxiv.org/abs/2306.00950>: each value is the strength for
-    /// its place. A value v redraws its place in the last v / 255 of the steps: 64 in the last
-    /// quarter. The blur acts on the mask itself, and is Pillow's.
+    /// Differential diffusion, <https://arxiv.org/abs/2306.00950>: each value is a share of the
+    /// strength. With a value `v`, a place is redrawn in the last `v / 255` of the steps that run:
+    /// 64 means the last quarter. The blur acts on the mask itself, and is Pillow's.
     Differential,
 }
 
@@ -100,7 +100,7 @@ pub enum MaskRule {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MaskedContent {
-    /// The pixels of the picture.
+    /// The pixels of the picture. This is the default.
     #[default]
     Original,
     /// The blurred surroundings of the mask. Good for removing things.
@@ -116,7 +116,7 @@ fn yes() -> bool {
 }
 
 impl Mask {
-    /// Redraws the white part of a picture of the same size, without a blur.
+    /// Creates a mask that redraws the white part of a picture of the same size, without a blur.
     pub fn new(mask: GrayImage) -> Self {
         let shape = [mask.height() as usize, mask.width() as usize];
         let values = Array::from_shape_vec(shape, mask.into_raw());
@@ -131,7 +131,8 @@ impl Mask {
         }
     }
 
-    /// Redraws the transparent part of a picture, whose opacity is `alpha` (255 is opaque).
+    /// Creates a mask that redraws the transparent part of a picture, whose opacity is `alpha` (255
+    /// is opaque).
     ///
     /// ```
     /// use sd_core::{Mask, image::{GrayImage, Luma}};

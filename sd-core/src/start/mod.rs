@@ -231,8 +231,8 @@ impl Start {
     }
 
     /// Returns the size of the picture, rounded down to multiples of 8 and of the pixels of a patch
-    /// of latents, but at least one such multiple. A latent has `factor` pixels on each side. Returns
-    /// `None` if the size of the picture does not matter.
+    /// of latents, but at least one such multiple. A latent has `factor` pixels on each side.
+    /// Returns `None` if the size of the picture does not matter.
     pub(crate) fn default_size(&self, factor: usize, patch: usize) -> Option<[u32; 2]> {
         if self
             .mask

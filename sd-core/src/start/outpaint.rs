@@ -27,16 +27,17 @@ pub struct Sides {
 }
 
 impl Start {
-    /// Draws beyond the borders of a picture (outpainting). The picture grows by `sides`, and a
-    /// [`mask`](Self::mask) covers what is new. The run finds the blurred edges of the picture
-    /// there ([`MaskedContent::Fill`]), and the strength is 0.8.
+    /// Creates a start that draws beyond the borders of a picture (outpainting). The picture grows
+    /// by `sides`, and a [`mask`](Self::mask) covers what is new. The run finds the blurred edges
+    /// of the picture there ([`MaskedContent::Fill`]), and the strength is 0.8.
     ///
-    /// The mask also covers `overlap` pixels of the picture next to each new part. They are redrawn,
-    /// so that the seam fits.
+    /// The mask also covers `overlap` pixels of the picture next to each new part. They are
+    /// redrawn, so that the seam fits.
     ///
-    /// The picture's size plus `sides` should be a multiple of 8, because it is rounded down
-    /// otherwise. A model for inpainting (with 9 input channels) gives the best results. Ordinary
-    /// models often draw a border or a second picture.
+    /// Each side of the enlarged picture should be a multiple of 8 and of the model's factor.
+    /// Otherwise the size is rounded down, and the whole picture is scaled a little. A model for
+    /// inpainting (with 9 input channels) gives the best results. Ordinary models often draw a
+    /// border or a second picture.
     ///
     /// ```
     /// use sd_core::{Request, Sides, Start, image::RgbImage};

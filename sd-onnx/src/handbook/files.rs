@@ -284,14 +284,14 @@
 //! - `sample_size` of the UNet becomes 64 (512 pixels) if it is a single number below 64 in a file
 //!   written by diffusers before 0.9.0.
 //!
-//! Three classes of diffusers load each other's folders, and correct different values. For such a
-//! folder, the request decides which class applies, as a user of diffusers would choose it:
+//! Three classes of diffusers can load the same folder, but they correct different values. For such
+//! a folder, the request decides which class applies, as a user of diffusers would choose it:
 //!
 //! | request | class | `steps_offset` | `clip_sample` | `skip_prk_steps` of PNDM |
 //! |---|---|---|---|---|
-//! | without a picture | `StableDiffusionPipeline` | 1 | false | |
-//! | from a picture | `StableDiffusionImg2ImgPipeline` | 1 | false | |
-//! | with a mask of diffusers' rule, or with an inpainting model | `StableDiffusionInpaintPipeline` | 1 | | true |
+//! | without a picture | `StableDiffusionPipeline` | 1 | false | unchanged |
+//! | from a picture | `StableDiffusionImg2ImgPipeline` | 1 | false | unchanged |
+//! | with a mask of diffusers' rule, or with an inpainting model | `StableDiffusionInpaintPipeline` | 1 | unchanged | true |
 //!
 //! The classes of ControlNet, T2I-Adapter, SDXL, LCM and instruct-pix2pix correct nothing, and
 //! neither does [`SchedulerConfig::from_json`](crate::SchedulerConfig::from_json). Checkpoint files
@@ -444,11 +444,11 @@
 //! # Picture files
 //! [`Picture::save_png`](crate::Picture::save_png) writes the settings of the picture into the
 //! file, in the text format that WebUI and its relatives write and read.
-//! [`files::jpeg`](crate::files::jpeg) and [`files::webp`](crate::files::webp) write it into other
-//! files. [`infotext`](crate::infotext) lists the keys. [`Infotext::read`](crate::Infotext::read)
-//! reads the text back, also from files of these programs, ComfyUI, InvokeAI and NovelAI.
-//! [`Infotext::request`](crate::Infotext::request) turns it into a request and lists what cannot be
-//! reproduced.
+//! [`files::jpeg`](crate::files::jpeg) and [`files::webp`](crate::files::webp) write it into JPEG
+//! and WebP files. [`infotext`](crate::infotext) lists the keys.
+//! [`Infotext::read`](crate::Infotext::read) reads the text back, from files of these programs and
+//! from files of ComfyUI, InvokeAI and NovelAI. [`Infotext::request`](crate::Infotext::request)
+//! turns it into a request and lists what cannot be reproduced.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

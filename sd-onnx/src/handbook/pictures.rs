@@ -43,8 +43,8 @@
 //! # Inpainting
 //! With a [`Mask`](crate::Mask), only its white part is redrawn. Every pixel of the black part
 //! stays exactly as it is, unless [`keep_original`](crate::Mask::keep_original) is false. A
-//! [`blur`](crate::Mask::blur) hides the seam, and mixes the pixels near it. At a strength of 1,
-//! the white part starts from pure noise.
+//! [`blur`](crate::Mask::blur) hides the seam, and mixes the pixels near it. By
+//! diffusers' rules, the white part starts from pure noise at a strength of 1.
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -76,11 +76,12 @@
 //! | [`rule`](crate::Mask::rule) | how it acts: as in diffusers, as in WebUI, or gray values as strengths | diffusers' |
 //! | [`content`](crate::Mask::content) | what the run finds inside: the picture, its blurred surroundings, noise or nothing | the picture |
 //! | [`blur`](crate::Mask::blur) | softens the edge, in pixels | 0 |
-//! | [`only_masked`](crate::Mask::only_masked) | draws a region around the mask alone, in the size of the request | the whole picture |
+//! | [`only_masked`](crate::Mask::only_masked) | draws only a region around the mask, in the size of the request | the whole picture |
 //! | [`keep_original`](crate::Mask::keep_original) | whether the black part has the picture's pixels | yes |
 //!
 //! A face that covers 60 pixels of a large picture is too small for a model. With `only_masked` the
-//! model draws the region around it in full size, and the result is scaled down and put back:
+//! model draws the region around it in the size of the request, and the result is scaled back and
+//! pasted:
 //!
 //! ```
 //! use sd_onnx::{Mask, Request, Start, image::{GrayImage, RgbImage}};
@@ -92,8 +93,8 @@
 //! ```
 //!
 //! # Outpainting
-//! [`Start::outpaint`](crate::Start::outpaint) adds blank sides to a picture, and a mask that
-//! covers them:
+//! [`Start::outpaint`](crate::Start::outpaint) enlarges a picture, fills the new sides with its
+//! blurred edges, and adds a mask over them and over a few pixels next to them, here 16:
 //!
 //! ```
 //! use sd_onnx::{Request, Sides, Start, image::RgbImage};
@@ -106,8 +107,8 @@
 //!
 //! # A second pass in a larger size
 //! Models repeat themselves in pictures that are much larger than the pictures they were trained
-//! with. [`Request::hires`](crate::Request::hires), WebUI's "Hires. fix", draws the picture in its
-//! size, enlarges the latents, and redraws them:
+//! with. [`Request::hires`](crate::Request::hires), WebUI's "Hires. fix", draws the picture in the
+//! size of the request, enlarges the latents, and redraws them:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
@@ -121,7 +122,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The second pass can have a [sampler, steps, guidance and prompts that differ](crate::Hires).
+//! The second pass can have another [sampler, other steps, guidance and prompts](crate::Hires).
 //! Below a strength of about 0.5, the blur of the enlarged latents remains. With
 //! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
 //! allows lower strengths.
@@ -148,9 +149,9 @@
 //! ```
 //!
 //! This is WebUI's "Tiling". It is a setting of the loaded model, because the padding is a part of
-//! its networks. An encoded [start](crate::Request::start) is seamless too, except for the last row
-//! and column of each level of an ordinary autoencoder's encoder, which
-//! diffusers pads with zeros.
+//! its networks. A picture to [start](crate::Request::start) from is also encoded seamlessly,
+//! except that the encoder of an ordinary autoencoder pads the last row and column of each level
+//! with zeros, as in diffusers.
 //!
 //! # Files
 //! [`files::read_picture`](crate::files::read_picture) reads PNG, JPEG and WebP files, and turns

@@ -21,8 +21,10 @@ use super::tree::{Node, NodeKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PromptSteps {
     /// The number of steps of an earlier pass that this pass follows, as in WebUI's "Hires. fix".
-    /// Schedules count on: step 21 is then the first step of a second pass after 20 steps, and the
-    /// fractions from 1.0 to 2.0 lie in the second pass.
+    /// Schedules keep counting: after a first pass of 20 steps, step 21 is the first step of the
+    /// second pass, and the fractions from 1.0 to 2.0 lie in the second pass.
+    ///
+    /// Default: `None`, this is the first or only pass.
     pub first_pass: Option<usize>,
     /// The number of steps of this pass.
     pub steps: usize,

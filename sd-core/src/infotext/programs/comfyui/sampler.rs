@@ -242,7 +242,8 @@ impl Reader<'_> {
                 printable(sampler)
             ));
         }
-        // The run switches at the first step of at least `share · steps` in f32, which may round up.
+        // The run switches at the first step of at least `share · steps` in f32, which may round
+        // up.
         let share = |at: f64| (at / steps as f64) as f32;
         let exact = share(at as f64);
         let share = if exact * steps as f32 > at as f32 {
