@@ -5,6 +5,7 @@ UNet and the text encoder stay as they are.
 
     python control.py            # trains, continues where it was stopped, then judges
     python control.py --judge    # judges the files that are there
+    python control.py --picture  # writes the edges of a big cat, an input for trying it
 """
 
 import sys
@@ -18,7 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from checkpoint import RUN, Training
-from concepts import sprites
+from concepts import HERE, sprites
 from diffusion import loss_of
 from lora import JUDGED, MODEL, distances, encode, generate, model, references
 from scenes import CONCEPTS, HELD_OUT, SHAPES, caption, draw, held_out, scene, single
@@ -26,6 +27,7 @@ from text import SKIPPED, load_tokenizer, read, tokens
 from vae import pixels
 
 FOLDER = MODEL / "controlnets/edges"
+PICTURE = HERE.parent / "pictures/edges-cat.png"
 # The thresholds of most ControlNets for Canny's edges. At 96×96 pixels they mark 5 % of the pixels.
 LOW, HIGH = 100, 200
 EMBEDDING = (16, 32, 64, 96)  # channels between the control picture and the latents
@@ -35,10 +37,10 @@ DECAY = 0.5  # share of the steps, at the end, in which the learning rate falls 
 DROPPED = 0.2  # share of empty captions, which teach the control network to follow edges alone
 DRAWN = 500  # steps between two sheets
 HALF = True  # computes in bf16, which is slow on a processor without bf16
-WEIGHTS = (0, 0.5, 1, 1.5)  # that are judged
-# The least agreement with the edges and the least share of right things, both at weight 1. They are
-# below what was measured, to notice a training that went wrong.
-AGREEMENT, THINGS = 0.6, 0.7
+WEIGHTS, GUIDANCE = (0, 0.5, 1, 1.5), (7.5, 3)  # that are judged
+# How much better pictures must agree with the edges at weight 1 than at weight 0, and the least share
+# that must show the right thing. Both are below what was measured, to notice a training that went wrong.
+GAIN, THINGS = 0.05, 0.9
 
 
 def edges(image):
@@ -134,14 +136,13 @@ class Test:
         self.images = [draw(one, pictures) for one in self.scenes]
         self.maps = [edges(image) for image in self.images]
 
-    def draw(self, parts, controlled, prompts, first=0):
-        """Draws prompts with the edges from the index `first` on."""
+    def draw(self, parts, controlled, prompts, guidance=7.5):
+        """Draws a prompt with each of the first maps of edges."""
         images = []
         for start in range(0, len(prompts), 32):
-            some = prompts[start : start + 32]
-            at = first + start
-            controlled.pictures = control_pictures(self.maps[at : at + len(some)])
-            images += generate((*parts[:2], controlled), some, range(at, at + len(some)))
+            places = range(start, min(start + 32, len(prompts)))
+            controlled.pictures = control_pictures([self.maps[i] for i in places])
+            images += generate((*parts[:2], controlled), [prompts[i] for i in places], places, guidance)
         return images
 
     def sheet(self, parts, training):
@@ -206,15 +207,19 @@ def judge(parts):
     row("true renders", test.images)
     row("true renders through the autoencoder", [autoencoded(parts[0], image) for image in test.images])
     results = {}
-    for weight in WEIGHTS:
-        controlled.weight = weight
-        results[weight] = row(f"weight {weight}", test.draw(parts, controlled, test.prompts))
+    for guidance in GUIDANCE:
+        for weight in WEIGHTS:
+            controlled.weight = weight
+            images = test.draw(parts, controlled, test.prompts, guidance)
+            results[guidance, weight] = row(f"guidance {guidance}, weight {weight}", images)
     controlled.weight = 1
     row("weight 1, empty prompts", test.draw(parts, controlled, [""] * len(test.prompts)))
     others = test.things[1:] + test.things[:1]
     prompts = [f"a {CONCEPTS[thing].called[0]} on {background}" for thing, background in zip(others, test.backgrounds)]
     row("weight 1, prompts of other things", test.draw(parts, controlled, prompts), others)
-    assert results[1][0] >= max(AGREEMENT, results[0][0] + 0.1) and results[1][1] >= THINGS, results
+    for guidance in GUIDANCE:
+        alone, followed = results[guidance, 0], results[guidance, 1]
+        assert followed[0] >= alone[0] + GAIN and followed[1] >= THINGS, results
 
 
 def autoencoded(vae, image):
@@ -224,6 +229,11 @@ def autoencoded(vae, image):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--picture"]:
+        cat = next(concept.index for concept in CONCEPTS if concept.called[0] == "cat")
+        drawn = draw(single(np.random.default_rng(1), cat, "green", size="big"), sprites())
+        Image.fromarray(edges(drawn)).convert("RGB").save(PICTURE)
+        sys.exit()
     if sys.argv[1:] != ["--judge"]:
         train(model())
     judge(model())
