@@ -90,6 +90,7 @@
 mod builder;
 mod checkpoint;
 mod config;
+mod control;
 mod convert;
 mod corrections;
 mod defaults;
