@@ -90,10 +90,12 @@
 mod builder;
 mod checkpoint;
 mod config;
+mod contiguous;
 mod control;
 mod convert;
 mod corrections;
 mod defaults;
+mod denoiser;
 mod device;
 mod engine;
 mod error;

@@ -5,6 +5,7 @@ pub(crate) mod blocks;
 pub(crate) mod clip_layer;
 pub(crate) mod clip_text;
 pub(crate) mod clip_vision;
+pub(crate) mod control_net;
 pub(crate) mod image_prompt;
 pub(crate) mod t2i_adapter;
 pub(crate) mod unet;
