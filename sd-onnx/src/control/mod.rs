@@ -110,7 +110,11 @@ impl Controls {
         let mut controls = Self::default();
         for ControlPath { name, path } in settings.paths {
             let name = name.clone().unwrap_or_else(|| name_of(path));
-            if controls.networks.iter().any(|(known, _)| known.name == name) {
+            if controls
+                .networks
+                .iter()
+                .any(|(known, _)| known.name == name)
+            {
                 let name = printable(&name);
                 let problem = format!("another control network is called `{name}`, too");
                 return Err(Error::Checkpoint {
@@ -199,15 +203,19 @@ impl Controls {
     }
 
     fn pictures(&self) -> impl Iterator<Item = (usize, &PicturePrompt)> {
-        self.networks.iter().filter_map(|(_, network)| match network {
-            ControlNetwork::Picture(index, picture) => Some((*index, &**picture)),
-            _ => None,
-        })
+        self.networks
+            .iter()
+            .filter_map(|(_, network)| match network {
+                ControlNetwork::Picture(index, picture) => Some((*index, &**picture)),
+                _ => None,
+            })
     }
 
     /// Returns the weights of the IP-Adapters.
     pub fn prompts(&self) -> Vec<&Weights> {
-        self.pictures().map(|(_, picture)| picture.weights()).collect()
+        self.pictures()
+            .map(|(_, picture)| picture.weights())
+            .collect()
     }
 
     /// Lets a network read a picture.
