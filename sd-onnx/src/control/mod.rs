@@ -19,11 +19,12 @@ use self::{adapter::Adapter, files::name_of, net::ControlNet, picture::PicturePr
 use crate::{
     Error, ImageEncoder,
     engine::Engine,
+    graph::Dialect,
     models::{
         control_net::ControlNetConfig,
-        image_prompt::ImagePromptConfig,
+        image_prompt::{self, ImagePromptConfig},
         t2i_adapter::T2iAdapterConfig,
-        unet::{Steering, UnetConfig, feature_name, residual_name},
+        unet::{self, Steering, UnetConfig, feature_name, residual_name},
     },
     network::Named,
     session::Input,
@@ -110,7 +111,11 @@ impl Controls {
         let mut controls = Self::default();
         for ControlPath { name, path } in settings.paths {
             let name = name.clone().unwrap_or_else(|| name_of(path));
-            if controls.networks.iter().any(|(known, _)| known.name == name) {
+            if controls
+                .networks
+                .iter()
+                .any(|(known, _)| known.name == name)
+            {
                 let name = printable(&name);
                 let problem = format!("another control network is called `{name}`, too");
                 return Err(Error::Checkpoint {
@@ -199,15 +204,34 @@ impl Controls {
     }
 
     fn pictures(&self) -> impl Iterator<Item = (usize, &PicturePrompt)> {
-        self.networks.iter().filter_map(|(_, network)| match network {
-            ControlNetwork::Picture(index, picture) => Some((*index, &**picture)),
-            _ => None,
-        })
+        self.networks
+            .iter()
+            .filter_map(|(_, network)| match network {
+                ControlNetwork::Picture(index, picture) => Some((*index, &**picture)),
+                _ => None,
+            })
     }
 
     /// Returns the weights of the IP-Adapters.
     pub fn prompts(&self) -> Vec<&Weights> {
-        self.pictures().map(|(_, picture)| picture.weights()).collect()
+        self.pictures()
+            .map(|(_, picture)| picture.weights())
+            .collect()
+    }
+
+    /// Checks that the weights of IP-Adapters fit the UNet, and that it uses all of them.
+    pub fn check_prompts(&self, unet: &UnetConfig, weights: &Weights) -> Result<(), Error> {
+        let of_unet = weights.outline();
+        self.prompts().into_iter().try_for_each(|prompt| {
+            let is_other = |name: &str| !image_prompt::is_left_out(name);
+            prompt.check(image_prompt::CLASS, is_other, |outline| {
+                let steering = Steering {
+                    prompts: &[outline],
+                    ..Steering::default()
+                };
+                unet::steered(unet, &of_unet, steering, Dialect::default()).map(drop)
+            })
+        })
     }
 
     /// Lets a network read a picture.
@@ -277,13 +301,13 @@ impl Controls {
         Values(values)
     }
 
-    /// Loads the networks that run in every step, for the sizes of a call.
+    /// Loads the networks that run in every step, for the sizes of a call. The others are loaded at
+    /// their first use.
     pub fn prepare(&self, call: &Call<'_>) -> Result<(), Error> {
-        self.networks
-            .iter()
-            .try_for_each(|(_, network)| match network {
-                ControlNetwork::Net(net) => net.prepare(call),
-            })
+        self.networks.iter().try_for_each(|(_, of)| match of {
+            ControlNetwork::Net(net) => net.prepare(call),
+            ControlNetwork::Adapter(_) | ControlNetwork::Picture(..) => Ok(()),
+        })
     }
 
     /// Returns where the nodes of the loaded networks run.

@@ -112,7 +112,9 @@ impl ControlNet {
         for ((name, mut found), factor) in self.outputs.iter().zip(found).zip(factors) {
             if self.config.is_pooled {
                 // Averaged over the picture.
-                let mean = found.mean_axis(Axis(3)).and_then(|rows| rows.mean_axis(Axis(2)));
+                let mean = found
+                    .mean_axis(Axis(3))
+                    .and_then(|rows| rows.mean_axis(Axis(2)));
                 let mean = mean.ok_or("an output of the ControlNet is empty")?;
                 let mean = mean.insert_axis(Axis(2)).insert_axis(Axis(3));
                 found.assign(&mean);

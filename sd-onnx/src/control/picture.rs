@@ -117,7 +117,9 @@ impl PicturePrompt {
     }
 
     fn hidden(&self, pixels: Array4<f32>) -> Result<ArrayD<f32>, BoxError> {
-        let states = self.encoder.hidden_states(pixels.view(), ImageLayer::Penultimate);
+        let states = self
+            .encoder
+            .hidden_states(pixels.view(), ImageLayer::Penultimate);
         Ok(states?.into_dyn())
     }
 
