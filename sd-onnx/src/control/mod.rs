@@ -19,11 +19,12 @@ use self::{adapter::Adapter, files::name_of, net::ControlNet, picture::PicturePr
 use crate::{
     Error, ImageEncoder,
     engine::Engine,
+    graph::Dialect,
     models::{
         control_net::ControlNetConfig,
-        image_prompt::ImagePromptConfig,
+        image_prompt::{self, ImagePromptConfig},
         t2i_adapter::T2iAdapterConfig,
-        unet::{Steering, UnetConfig, feature_name, residual_name},
+        unet::{self, Steering, UnetConfig, feature_name, residual_name},
     },
     network::Named,
     session::Input,
@@ -218,6 +219,21 @@ impl Controls {
             .collect()
     }
 
+    /// Checks that the weights of IP-Adapters fit the UNet, and that it uses all of them.
+    pub fn check_prompts(&self, unet: &UnetConfig, weights: &Weights) -> Result<(), Error> {
+        let of_unet = weights.outline();
+        self.prompts().into_iter().try_for_each(|prompt| {
+            let is_other = |name: &str| !image_prompt::is_left_out(name);
+            prompt.check(image_prompt::CLASS, is_other, |outline| {
+                let steering = Steering {
+                    prompts: &[outline],
+                    ..Steering::default()
+                };
+                unet::steered(unet, &of_unet, steering, Dialect::default()).map(drop)
+            })
+        })
+    }
+
     /// Lets a network read a picture.
     pub fn read(
         &self,
@@ -285,13 +301,13 @@ impl Controls {
         Values(values)
     }
 
-    /// Loads the networks that run in every step, for the sizes of a call.
+    /// Loads the networks that run in every step, for the sizes of a call. The others are loaded at
+    /// their first use.
     pub fn prepare(&self, call: &Call<'_>) -> Result<(), Error> {
-        self.networks
-            .iter()
-            .try_for_each(|(_, network)| match network {
-                ControlNetwork::Net(net) => net.prepare(call),
-            })
+        self.networks.iter().try_for_each(|(_, of)| match of {
+            ControlNetwork::Net(net) => net.prepare(call),
+            ControlNetwork::Adapter(_) | ControlNetwork::Picture(..) => Ok(()),
+        })
     }
 
     /// Returns where the nodes of the loaded networks run.

@@ -175,10 +175,6 @@ impl<'w> Graph<'w> {
     /// Writes a part of the graph over the weights of another component. Within `write`, tensor
     /// names refer to `weights`. Their initializers are called `set/name`, so each component needs
     /// a different `set`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for a ControlNet beside a UNet")
-    )]
     pub fn over<T>(
         &mut self,
         set: &str,

@@ -3,7 +3,7 @@
 
 use crate::{
     Error,
-    config::{Config, SIZE},
+    config::Config,
     graph::{Conv, Dialect, Dim, Graph, Model, Value},
     weights::Weights,
 };
