@@ -4,6 +4,8 @@ mod adapter;
 mod files;
 mod net;
 mod picture;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
