@@ -86,10 +86,9 @@ impl EncodedControl {
     /// Returns the call of the network in step `step` of a run of `steps` steps, for the prompt or
     /// for the negative prompt. `None` if the picture does not act.
     pub fn call(&self, negative: bool, step: usize, steps: usize) -> Option<ControlCall<'_>> {
-        let steps = steps.max(1) as f64;
-        let [start, end] = self.during.map(f64::from);
-        // The comparisons of diffusers, in f64.
-        if (step as f64) / steps < start || (step + 1) as f64 / steps > end {
+        let share = |step: usize| step as f32 / steps.max(1) as f32;
+        let [start, end] = self.during;
+        if share(step) < start || share(step + 1) > end {
             return None;
         }
         let (layers, of_prompt) = match self.mode {

@@ -109,7 +109,11 @@ fn check_picture(
         let network = printable(&of.name);
         let multiple = of.multiple;
         let expected = format!("a size in multiples of {multiple} pixels, which `{network}` needs");
-        add("", expected, size.to_string());
+        add(
+            ".picture",
+            expected,
+            format!("in {size}, the size of the request"),
+        );
     }
     match &control.picture {
         ControlPicture::Pixels(pixels) => {
