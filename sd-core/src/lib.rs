@@ -88,6 +88,7 @@
 
 mod backend;
 mod conditioning;
+mod control;
 mod defaults;
 mod error;
 mod event;
@@ -120,6 +121,7 @@ pub use backend::{
     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
 };
 pub use conditioning::Conditioning;
+pub use control::Preprocessor;
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
