@@ -121,7 +121,10 @@ pub use backend::{
     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
 };
 pub use conditioning::Conditioning;
-pub use control::Preprocessor;
+pub use control::{
+    Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
+    ControlPicture, Hint, MAX_CONTROLS, Preprocessor,
+};
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};

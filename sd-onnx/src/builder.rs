@@ -18,8 +18,10 @@ use crate::{
     Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
+    control::Controls,
     corrections::{Corrections, Task},
     defaults,
+    denoiser::OnnxDenoiser,
     engine::{Engine, Settings},
     exported::{self, Codec, TextFile},
     hash,
@@ -30,7 +32,7 @@ use crate::{
         unet::UnetConfig,
         vae::VaeConfig,
     },
-    parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel, TextWeights},
+    parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
 };
 
@@ -1362,11 +1364,12 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    let controls = Controls::default();
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
     let resnets = unet.resnets();
     Ok(LoadedUnet {
-        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), engine)?,
+        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), controls, engine)?,
         config: Some(config),
         resnets,
     })

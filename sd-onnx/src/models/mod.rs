@@ -5,5 +5,6 @@ pub(crate) mod blocks;
 pub(crate) mod clip_layer;
 pub(crate) mod clip_text;
 pub(crate) mod clip_vision;
+pub(crate) mod control_net;
 pub(crate) mod unet;
 pub(crate) mod vae;
