@@ -89,8 +89,8 @@ pub enum Preprocessor {
     },
     /// The picture without its details: [`tile`].
     TileResample {
-        /// The factor by which the picture is made smaller, `1.0..=8.0`. Below 1.1 the picture stays
-        /// as it is.
+        /// The factor by which the picture is made smaller, `1.0..=8.0`. Below 1.1 the picture
+        /// stays as it is.
         ///
         /// Default: 1.
         #[serde(default = "defaults::one")]
@@ -124,8 +124,8 @@ impl Preprocessor {
     /// Returns the preprocessor with a name of sd-webui-controlnet, with its default parameters.
     ///
     /// The name is what the program stores in pictures as "Module", such as `canny` or
-    /// `invert (from white bg & black line)`. The result is `None` if the preprocessor runs a model,
-    /// or is not known.
+    /// `invert (from white bg & black line)`. The result is `None` if the preprocessor runs a
+    /// model, or is not known.
     ///
     /// ```
     /// use sd_core::Preprocessor;
@@ -216,9 +216,9 @@ impl Preprocessor {
 
     /// Makes the picture that the control network is shown. It has the size of `picture`.
     ///
-    /// sd-webui-controlnet scales the picture to its "Preprocessor resolution" before. Scale it with
-    /// [`resize`](crate::pixels::resize) for another resolution than its own. "Pixel Perfect" means
-    /// the size of the picture that is drawn.
+    /// sd-webui-controlnet first scales the picture to its "Preprocessor resolution". This method
+    /// does not: scale the picture with [`resize`](crate::pixels::resize) before. "Pixel Perfect"
+    /// stands for the size of the picture that is drawn.
     ///
     /// # Errors
     /// [`Problems`] if a parameter is out of range, as [`check`](Self::check) reports them.

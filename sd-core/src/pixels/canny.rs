@@ -98,8 +98,8 @@ impl Gradients {
         edges
     }
 
-    /// Returns whether the gradient exceeds both neighbors in its direction. Of two equal neighbors,
-    /// the right or the lower one is the edge. Diagonal neighbors must be smaller.
+    /// Returns whether the gradient exceeds both neighbors in its direction. The neighbor at the
+    /// right or below may be equal. Diagonal neighbors must be smaller.
     fn is_maximum(&self, place: usize) -> bool {
         /// The tangent of 22.5° in units of 2⁻¹⁵.
         const TANGENT: i64 = 13_573;

@@ -35,12 +35,12 @@ pub fn invert(picture: &RgbImage) -> RgbImage {
 /// Returns the lightness of each pixel, L of CIELAB, as gray: sd-webui-controlnet's
 /// "recolor_luminance".
 ///
-/// `gamma` is an exponent, above 0 and finite: above 1 makes the picture darker. Other numbers count
-/// as 1. sd-webui-controlnet uses 1.
+/// `gamma` is an exponent, above 0 and finite. Above 1 it makes the picture darker. Other numbers
+/// count as 1. sd-webui-controlnet uses 1.
 ///
-/// sd-webui-controlnet passes red as blue and blue as red, and the bytes equal its bytes: pure red is
-/// darker than blue. numpy's powers may differ in the last place, which can change a byte by one
-/// if `gamma` is not 1.
+/// sd-webui-controlnet exchanges red and blue by mistake. The bytes equal its bytes, so that pure
+/// red is darker than pure blue. numpy's powers may differ in the last place, which can change a
+/// byte by 1 if `gamma` is not 1.
 pub fn luminance(picture: &RgbImage, gamma: f32) -> RgbImage {
     let lab = Lab::new();
     let curve = curve(gamma);
