@@ -48,6 +48,7 @@ impl OnnxDenoiser {
             |_| false,
             |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
         )?;
+        controls.check_prompts(&config, &weights)?;
         let sites = Sites::new(&mut weights, live, engine.dialect().fixed_sizes);
         let mut takes = Takes::of(&config, engine.dialect());
         takes.inputs.controls = controls.inputs();

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array4, ArrayD, ArrayView4, Axis, Ix4, s};
+use ndarray::{Array4, ArrayD, ArrayView4, Axis, s};
 use sd_core::{
     BoxError, Call, ControlCall, ControlInputs, ControlKind, Hint, NetworkReport, StopToken,
 };
 
+use super::{Values, misfit};
 use crate::{
     Error,
     contiguous::Contiguous,
@@ -95,35 +96,30 @@ impl ControlNet {
         )?))
     }
 
-    /// Runs the network for a call, and adds its outputs, times their factors, to `sums`. The
-    /// outputs are in the order of [`UnetConfig::residual_shapes`].
+    /// Runs the network for a call, and adds its outputs, times their factors, to the inputs of the
+    /// UNet.
     pub fn add(
         &self,
         call: &Call<'_>,
         control: &ControlCall<'_>,
-        sums: &mut [&mut ArrayD<f32>],
+        values: &mut Values,
     ) -> Result<(), BoxError> {
         let [embedded] = control.hint else {
             return Err("the hint is not one of a ControlNet".into());
         };
         let found = self.outputs(call, embedded)?;
-        let factors = control.factors(ControlKind::ControlNet, sums.len());
-        for ((sum, found), factor) in sums.iter_mut().zip(found).zip(factors) {
-            let mut found: Array4<f32> = found.into_dimensionality()?;
+        let factors = control.factors(ControlKind::ControlNet, found.len());
+        for ((name, mut found), factor) in self.outputs.iter().zip(found).zip(factors) {
             if self.config.is_pooled {
-                let (_, _, height, width) = found.dim();
-                let mean = found.sum_axis(Axis(3)).sum_axis(Axis(2)) / (height * width) as f32;
-                found.assign(&mean.insert_axis(Axis(2)).insert_axis(Axis(3)));
+                // Averaged over the picture.
+                let mean = found
+                    .mean_axis(Axis(3))
+                    .and_then(|rows| rows.mean_axis(Axis(2)));
+                let mean = mean.ok_or("an output of the ControlNet is empty")?;
+                let mean = mean.insert_axis(Axis(2)).insert_axis(Axis(3));
+                found.assign(&mean);
             }
-            let mut sum = sum.view_mut().into_dimensionality::<Ix4>()?;
-            if sum.dim() != found.dim() {
-                let (found, expected) = (found.dim(), sum.dim());
-                return Err(format!(
-                    "an output of the ControlNet has shape {found:?}, expected {expected:?}"
-                )
-                .into());
-            }
-            sum.scaled_add(factor, &found);
+            values.add(name, &found, factor)?;
         }
         Ok(())
     }
@@ -186,17 +182,14 @@ fn check_fits(
     if fits {
         return Ok(());
     }
-    let of = |config: &UnetConfig| {
+    let [own, other] = [own, other].map(|config| {
         let channels: Vec<_> = shapes(config).iter().map(|shape| shape[0]).collect();
         let width = config.inputs.context;
-        format!("a UNet with prompts of width {width} and skips of {channels:?} channels")
-    };
-    Err(Error::Checkpoint {
-        path: weights.path().to_path_buf(),
-        problem: format!(
-            "this ControlNet is for {}, but the model has {}",
-            of(own),
-            of(other)
-        ),
-    })
+        let sizes = match config.inputs.sizes {
+            Some(_) => "sizes",
+            None => "no sizes",
+        };
+        format!("prompts of width {width}, {sizes}, and outputs of {channels:?} channels")
+    });
+    Err(misfit(weights.path(), "ControlNet", &own, &other))
 }

@@ -7,7 +7,7 @@ mod time;
 
 pub(crate) use self::{
     config::UnetConfig,
-    steering::{Steering, residual_name},
+    steering::{Steering, feature_name, prompt_names, residual_name},
     time::{Sinusoids, guidance_sinusoids},
 };
 use self::{

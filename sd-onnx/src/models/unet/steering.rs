@@ -184,6 +184,11 @@ impl UnetConfig {
         blocks.into_iter().flat_map(names).collect()
     }
 
+    /// Returns the width of the prompt that the transformers attend to.
+    pub fn prompt_width(&self) -> usize {
+        self.context_width
+    }
+
     /// Returns the channels, height and width of each skip and, as the last one, of the middle
     /// block, for latents of this height and width.
     pub fn residual_shapes(&self, size: [usize; 2]) -> Vec<[usize; 3]> {
