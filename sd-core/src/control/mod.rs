@@ -2,6 +2,7 @@
 
 mod encoded;
 mod network;
+mod preprocess;
 
 use image::RgbImage;
 use ndarray::{ArcArray, Array, Ix3};
@@ -11,6 +12,7 @@ pub(crate) use self::encoded::EncodedControl;
 pub use self::network::{
     ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, Hint,
 };
+pub use self::preprocess::Preprocessor;
 use crate::Resize;
 
 /// The largest number of controls of a request, 16.
