@@ -72,10 +72,11 @@ fn control_net(file: &File<'_>) -> Result<ControlFile, Problem> {
         ));
     }
     let net = ControlNet::read(&tensors)?;
+    let family = net.family();
     Ok(ControlFile {
         kind: ControlKind::Net,
-        family: Some(net.family()),
-        component: net.component(pools(file))?,
+        family: Some(family),
+        component: net.component(pools(file, family))?,
         warnings,
     })
 }
@@ -113,14 +114,14 @@ fn all<'a>(file: &File<'a>) -> Vec<Tensor<'a>> {
     tensors.collect()
 }
 
-/// Whether the outputs of a ControlNet are averaged over the picture. No tensor shows it. The
-/// `.yaml` file of the only published one, "shuffle", says so. Without that file its name decides,
-/// as in ComfyUI.
-fn pools(file: &File<'_>) -> bool {
-    const NAMES: [&str; 2] = ["_shuffle", "_shuffle_fp16"];
+/// Whether the outputs of a ControlNet for `family` are averaged over the picture. No tensor shows
+/// it. The `.yaml` file beside the only published one, "shuffle", says so. Without that file the
+/// name decides, as in sd-webui-controlnet.
+fn pools(file: &File<'_>, family: Family) -> bool {
     let said = file.yaml.into_iter().flat_map(str::lines).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == "global_average_pooling").then(|| value.trim().eq_ignore_ascii_case("true"))
     });
-    said.unwrap_or_else(|| NAMES.iter().any(|end| file.name.ends_with(end)))
+    let is_shuffle = file.name.to_ascii_lowercase().contains("shuffle");
+    said.unwrap_or(is_shuffle && family != Family::Xl)
 }
