@@ -7,7 +7,7 @@ use ndarray::{Array4, ArrayView2, Axis, Zip, s};
 
 use super::{
     Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
-    ControlPicture, Hint,
+    ControlPicture, Hint, Preprocessor,
 };
 use crate::{Denoiser, GenerateError, ImageSize, Resize, Stage, Start, StopToken, start::Prepared};
 
@@ -119,7 +119,16 @@ fn values(
     size: ImageSize,
 ) -> Array4<f32> {
     match &control.picture {
-        ControlPicture::Pixels(_) => of_picture(&pixels(control), control.resize, inputs, size),
+        ControlPicture::Pixels(_) => {
+            let picture = pixels(control);
+            if control.preprocessor == Preprocessor::None {
+                return of_picture(&picture, control.resize, inputs, size);
+            }
+            let fitted = control.resize.to(&picture, [size.width(), size.height()]);
+            let made = control.preprocessor.apply(&fitted);
+            let made = made.expect("the plan has checked the parameters");
+            of_picture(&made, control.resize, inputs, size)
+        }
         ControlPicture::Values(values) => values.to_owned().insert_axis(Axis(0)),
         ControlPicture::Start => {
             let prepared = start.and_then(|start| Prepared::new(start, size));

@@ -6,7 +6,7 @@ use sd_text::outside::{list, printable};
 
 use crate::{
     Control, ControlInputs, ControlKind, ControlMode, ControlPicture, ImageSize, Inputs,
-    MAX_CONTROLS, Problem, Request, Resize, StartFrom,
+    MAX_CONTROLS, Preprocessor, Problem, Request, Resize, StartFrom,
 };
 
 /// Returns the problems of the controls. `size` is the size of the pictures that are drawn.
@@ -43,6 +43,7 @@ pub(super) fn control_problems(
             add(".network", expected.to_owned(), quoted(&control.network));
         }
         check_mode(control, of, &mut add);
+        check_preprocessor(control, of, &mut add);
         check_picture(control, of, request, size, max_pixels, &mut add);
     }
     problems
@@ -81,6 +82,32 @@ fn check_numbers(control: &Control, add: Add<'_>) {
     if control.resize == Resize::Latent {
         let expected = "stretch, crop or fill, because a control picture is not encoded";
         add(".resize", expected.to_owned(), "latent".to_owned());
+    }
+}
+
+fn check_preprocessor(control: &Control, of: &ControlInputs, add: Add<'_>) {
+    if control.preprocessor == Preprocessor::None {
+        return;
+    }
+    let is_pixels = matches!(control.picture, ControlPicture::Pixels(_));
+    if of.kind == ControlKind::ImagePrompt || !is_pixels {
+        let expected = match of.kind {
+            ControlKind::ImagePrompt => "none, as this is an IP-Adapter",
+            _ => "none, as the control has no picture in pixels",
+        };
+        let found = control.preprocessor.webui_name();
+        add(".preprocessor", expected.to_owned(), found.to_owned());
+    }
+    if let Err(problems) = control.preprocessor.check() {
+        for Problem {
+            field,
+            expected,
+            found,
+            ..
+        } in problems.0
+        {
+            add(&format!(".preprocessor.{field}"), expected, found);
+        }
     }
 }
 
