@@ -120,6 +120,7 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use control::control_name;
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};

@@ -66,7 +66,7 @@ fn runs_of_sd1_are_those_of_diffusers() {
 
 #[test]
 fn runs_of_sdxl_are_those_of_diffusers() {
-    runs_of("sdxl", 21);
+    runs_of("sdxl", 23);
 }
 
 #[test]
