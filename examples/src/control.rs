@@ -165,11 +165,8 @@ fn given(text: &str) -> Result<Given, String> {
     }
     let set = preprocessor.with_thresholds(thresholds);
     // A value out of range leaves the default, which must not happen unseen.
-    let is_taken = set.thresholds().iter().zip(thresholds);
-    if is_taken
-        .into_iter()
-        .any(|(set, given)| given.is_some() && *set != given)
-    {
+    let mut taken = set.thresholds().into_iter().zip(thresholds);
+    if taken.any(|(set, given)| given.is_some() && set != given) {
         return Err(format!("a parameter of {name} is out of range"));
     }
     match path.is_empty() {
