@@ -123,7 +123,7 @@ pub use backend::{
 pub use conditioning::Conditioning;
 pub use control::{
     Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
-    ControlPicture, Hint, MAX_CONTROLS,
+    ControlPicture, Hint, MAX_CONTROLS, Preprocessor,
 };
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};

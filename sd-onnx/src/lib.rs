@@ -120,6 +120,7 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use control::control_name;
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
@@ -134,11 +135,11 @@ pub use sd_core::{
     HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec, LatentDistribution,
     LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES,
     MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule,
-    MaskedContent, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Posterior, Problem,
-    Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request,
-    Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo,
-    StopToken, Stopped, Timings, Unfinished, Update, Upscaler, files, guidance, guide, image,
-    infotext, ndarray, pixels, schedulers, slerp, text,
+    MaskedContent, NetworkReport, OnStop, Picture, Pipeline, PipelineBuilder, Posterior,
+    Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch,
+    Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes, Stage, Start,
+    StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, Upscaler, files,
+    guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp, text,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

@@ -178,8 +178,19 @@ impl ControlFiles {
     }
 }
 
-/// Returns the name by which requests call a network: a file's name without its extension, or the
-/// name of its folder. A file that has diffusers' name for weights is called as its folder.
+/// Returns the name by which requests call a control network that was loaded from `path` with
+/// [`Builder::control`](crate::Builder::control): the name of the file without its extension, or
+/// the name of the folder. A file that has diffusers' name for weights is called as its folder.
+///
+/// ```
+/// assert_eq!(sd_onnx::control_name("models/canny.safetensors"), "canny");
+/// let inside = "canny/diffusion_pytorch_model.safetensors";
+/// assert_eq!(sd_onnx::control_name(inside), "canny");
+/// ```
+pub fn control_name(path: impl AsRef<Path>) -> String {
+    name_of(path.as_ref())
+}
+
 pub(crate) fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if path.is_dir() {
