@@ -1,31 +1,46 @@
-//! ControlNets, T2I-Adapters and IP-Adapters. The names of ControlNets are checked against
-//! `tests/golden/adapters/names.json.gz`, whose names were verified with diffusers' own conversion.
+//! ControlNets, T2I-Adapters and IP-Adapters. Their names are checked against
+//! `tests/golden/control/names.json.gz` and `adapters/names.json.gz`, whose names were verified with
+//! diffusers' own conversions.
 
 use super::*;
 use crate::{
     config::Config,
     graph::Dialect,
-    models::control_net::{self, ControlNetConfig},
+    models::{
+        control_net::{self, ControlNetConfig},
+        image_prompt::{self, ImagePromptConfig},
+        t2i_adapter::{self, T2iAdapterConfig},
+    },
     weights::{Place, Type, Weights},
 };
 
 /// The golden tables.
 static NETS: LazyLock<Value> = LazyLock::new(|| {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adapters/names.json.gz");
-    let mut text = String::new();
-    let mut file = flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap());
-    file.read_to_string(&mut text).unwrap();
-    serde_json::from_str(&text).unwrap()
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut all = Map::new();
+    for name in ["control", "adapters"] {
+        let file = std::fs::File::open(folder.join(name).join("names.json.gz")).unwrap();
+        let mut text = String::new();
+        let mut file = flate2::read::GzDecoder::new(file);
+        file.read_to_string(&mut text).unwrap();
+        let tables: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        all.extend(tables);
+    }
+    all.into()
 });
 
 const NAMES: [&str; 5] = ["sd1", "sd2", "xl", "xl-mid", "xl-small"];
 
-/// Returns the tensors of a ControlNet: the current name, the shape and the name in a file.
+/// Returns the tensors of a network: the current name, the shape and the name in a file without a
+/// prefix.
 fn rows_of(net: &str) -> Vec<(String, Vec<usize>, String)> {
     let rows = NETS[net]["tensors"].as_array().unwrap().iter();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    rows.map(|row| (text(&row[0]), sizes(&row[1]), text(&row[2])))
-        .collect()
+    rows.map(|row| {
+        let [today, stored] = [0, 1].map(|at| row[at].as_str().unwrap());
+        let stored = stored.strip_prefix("control_model.").unwrap_or(stored);
+        (today.to_owned(), sizes(&row[2]), stored.to_owned())
+    })
+    .collect()
 }
 
 /// Returns the file of a ControlNet with latent diffusion's names.
@@ -224,6 +239,22 @@ fn adapter(levels: usize, input: usize, channels: &[usize]) -> Made {
 }
 
 #[test]
+fn names_of_adapters_are_those_that_diffusers_converts() {
+    for kind in ["full_adapter", "light_adapter"] {
+        let made = made(kind, "");
+        assert_eq!(made.kind(), Kind::T2iAdapter);
+        let found = read_made(&made).unwrap().component;
+        assert_eq!(found.unused, [""; 0]);
+        let mut expected: Vec<_> = rows_of(kind);
+        expected.sort();
+        let names = found.tensors.iter().map(|it| (&it.name, &it.stored));
+        let expected = expected.iter().map(|(today, _, stored)| (today, stored));
+        assert!(names.eq(expected), "{kind}");
+        assert_eq!(Value::from(found.config), NETS[kind]["config"]);
+    }
+}
+
+#[test]
 fn adapters_are_recognised_by_their_shapes() {
     const FOUR: [usize; 4] = [320, 640, 1280, 1280];
     for (input, in_channels, factor, kind) in [
@@ -400,4 +431,92 @@ fn image_adapters_keep_their_names() {
     less.shapes.remove("ip_adapter.1.to_k_ip.weight");
     let error = read_made(&less).unwrap_err();
     assert!(error.contains("the IP-Adapter: it has no keys"), "{error}");
+}
+
+#[test]
+fn nonsense_in_control_files_is_no_panic() {
+    let image = Made::of(&[
+        ("image_proj.latents", &[1, 4, 8]),
+        ("image_proj.proj_in.weight", &[8, 8]),
+        ("image_proj.proj_out.weight", &[8, 8]),
+        ("image_proj.layers.0.0.to_q.weight", &[64, 8]),
+        ("image_proj.layers.0.1.1.weight", &[8, 8]),
+        ("ip_adapter.1.to_k_ip.weight", &[8, 8]),
+    ]);
+    let files = [
+        made("xl-mid", "control_model."),
+        made("xl-small", ""),
+        made("full_adapter", ""),
+        made("light_adapter", ""),
+        image,
+    ];
+    for (file, step) in files.iter().zip([5, 5, 3, 7, 1]) {
+        for name in file.shapes.keys().step_by(step) {
+            for shape in [
+                &[][..],
+                &[0],
+                &[0, usize::MAX],
+                &[usize::MAX, 0, usize::MAX],
+                &[0, usize::MAX, usize::MAX],
+                &[1; 9],
+            ] {
+                let mut made = file.clone();
+                made.shapes.insert(name.clone(), shape.to_vec());
+                use_all(&made);
+            }
+            let mut made = file.clone();
+            made.shapes.remove(name);
+            use_all(&made);
+        }
+    }
+    for name in [
+        "control_model.",
+        "input_hint_block..weight",
+        "input_hint_block.18446744073709551615.weight",
+        "input_blocks.18446744073709551615.0.op.weight",
+        "zero_convs.0.0",
+        "body.18446744073709551615.block1.weight",
+        "image_proj.layers.18446744073709551615.0.to_q.weight",
+        "ip_adapter..to_k_ip.weight",
+    ] {
+        for file in &files {
+            let mut made = file.clone();
+            made.shapes.insert(name.to_owned(), vec![4, 4, 3, 3]);
+            use_all(&made);
+        }
+        drop(read_made(&one(&[name])));
+    }
+}
+
+/// Reads a file and writes the graphs of its network. Whether this is an error depends on the file.
+fn use_all(made: &Made) {
+    let Ok(found) = read_made(made) else { return };
+    let mut weights = Weights::empty("x.safetensors".as_ref());
+    for tensor in &found.component.tensors {
+        let shape = &made.shapes[&tensor.stored];
+        weights.place(&tensor.name, Type::F16, shape, Place::Memory([].into()));
+    }
+    let config = Config::of("x.safetensors".as_ref(), found.component.config);
+    match found.kind {
+        ControlKind::Net => {
+            if let Ok(config) = ControlNetConfig::new(&config) {
+                drop(control_net::embedding(
+                    &config,
+                    &weights,
+                    Dialect::default(),
+                ));
+                drop(control_net::graph(&config, &weights, Dialect::default()));
+            }
+        }
+        ControlKind::Adapter => {
+            if let Ok(config) = T2iAdapterConfig::new(&config) {
+                drop(t2i_adapter::check(&config, &weights));
+            }
+        }
+        ControlKind::Image => {
+            if let Ok(config) = ImagePromptConfig::new("x.safetensors".as_ref(), &weights) {
+                drop(image_prompt::check(&config, &weights));
+            }
+        }
+    }
 }
