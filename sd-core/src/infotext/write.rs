@@ -38,6 +38,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_sampling();
     writing.own_noise();
     writing.sizes();
+    writing.tiles();
     writing.start();
     writing.hires();
     writing.prompts();
@@ -207,6 +208,12 @@ impl Writing<'_> {
             let scores = serde_json::to_string(&scores);
             let scores = scores.expect("the plan has checked that they are finite");
             self.add(keys::SD_AESTHETIC_SCORES, scores);
+        }
+    }
+
+    fn tiles(&mut self) {
+        if let Some(tiles) = self.request.tiles {
+            self.add(keys::SD_TILES, written(tiles));
         }
     }
 
