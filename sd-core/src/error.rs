@@ -134,6 +134,8 @@ pub enum Stage {
     Decoder,
     /// The codec, while it encoded a picture.
     Encoder,
+    /// A network that enlarges pictures.
+    Upscaler,
     /// The start of the thread of [`Pipeline::events`](crate::Pipeline::events).
     Thread,
 }
@@ -168,6 +170,7 @@ impl fmt::Display for Stage {
             Self::Sampler => f.write_str("the sampler"),
             Self::Decoder => f.write_str("decoding the latents"),
             Self::Encoder => f.write_str("encoding the image"),
+            Self::Upscaler => f.write_str("enlarging the picture"),
             Self::Thread => f.write_str("starting a thread"),
         }
     }

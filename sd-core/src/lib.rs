@@ -115,9 +115,11 @@ mod size;
 mod sizes;
 mod start;
 mod stop;
+pub mod upscale;
 
 pub use backend::{
     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
+    PictureUpscaler,
 };
 pub use conditioning::Conditioning;
 pub use defaults::Defaults;
