@@ -113,7 +113,11 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     read.map_err(|error| error.to_string())
 }
 
-fn share(text: &str) -> Result<f32, String> {
+/// Parses a number from 0 to 1.
+///
+/// # Errors
+/// Returns a text with what is expected.
+pub fn share(text: &str) -> Result<f32, String> {
     let share = text.parse().ok();
     let share = share.filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected 0 to 1".to_owned())

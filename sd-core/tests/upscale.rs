@@ -421,6 +421,17 @@ fn an_infotext_says_that_the_picture_was_enlarged() {
     );
 }
 
+/// A picture without an infotext gets one without a prompt.
+#[test]
+fn a_line_about_an_enlarged_picture_is_read() {
+    let mut infotext = Infotext {
+        entries: vec![("Size".to_owned(), "80x48".to_owned())],
+        ..Infotext::default()
+    };
+    infotext.enlarged(2.0, "4x-sharp");
+    assert_eq!(Infotext::parse(&infotext.to_string()), Ok(infotext));
+}
+
 fn small() -> RgbImage {
     waves(&json!({"seed": 5, "size": [48, 40]}))
 }

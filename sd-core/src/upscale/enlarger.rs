@@ -9,7 +9,7 @@ use ndarray::{Array4, ArrayView3, Axis};
 
 use super::Grid;
 use crate::{
-    GenerateError, PictureUpscaler, Problem, Stage, StopToken,
+    GenerateError, PictureUpscaler, Problem, Problems, Stage, StopToken,
     pixels::{Filter, resize},
 };
 
@@ -67,7 +67,7 @@ impl Tiling {
             tile => picture.map(|side| side.min(tile)),
         };
         let most = tile[0].min(tile[1]).saturating_sub(1);
-        Grid::new(picture, tile, self.overlap.min(most))
+        Grid::checked(picture, tile, self.overlap.min(most))
     }
 }
 
@@ -275,15 +275,16 @@ fn final_size(picture: [u32; 2], factor: f64) -> Result<[u32; 2], Problem> {
 ///
 /// let large = enlarged(&RgbImage::new(100, 60), 1.5, Filter::Nearest)?;
 /// assert_eq!(large.dimensions(), (144, 88));
-/// # Ok::<(), sd_core::Problem>(())
+/// # Ok::<(), sd_core::Problems>(())
 /// ```
 ///
 /// # Errors
 /// Returns the problem if the picture is empty, if the factor is not a positive number, or if the
 /// result would have a side below 8 pixels or more than 2³⁰ pixels.
-pub fn enlarged(picture: &RgbImage, factor: f64, filter: Filter) -> Result<RgbImage, Problem> {
+pub fn enlarged(picture: &RgbImage, factor: f64, filter: Filter) -> Result<RgbImage, Problems> {
     let own = <[u32; 2]>::from(picture.dimensions());
-    let [width, height] = final_size(own, factor)?;
+    let size = final_size(own, factor).map_err(|problem| Problems(vec![problem]))?;
+    let [width, height] = size;
     if own[0] >= width && own[1] >= height {
         return Ok(resize(picture, width, height, Filter::Lanczos));
     }

@@ -4,7 +4,7 @@
 
 use image::{Rgb, RgbImage};
 
-use crate::{Problem, pixels::alpha};
+use crate::{Problem, Problems, pixels::alpha};
 
 /// Tiles of equal size that cover a picture and overlap.
 ///
@@ -24,7 +24,7 @@ use crate::{Problem, pixels::alpha};
 /// // Tiles that nothing has changed give the picture again.
 /// let joined = grid.joined(1, |place| Ok::<_, ()>(grid.tile(&picture, place)));
 /// assert_eq!(joined, Ok(picture));
-/// # Ok::<(), sd_core::Problem>(())
+/// # Ok::<(), sd_core::Problems>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
@@ -40,7 +40,16 @@ impl Grid {
     /// # Errors
     /// Returns the problem if a side is 0 or above 2³⁰, or if `overlap` is not below both sides of a
     /// tile.
-    pub fn new(picture: [u32; 2], tile: [u32; 2], overlap: u32) -> Result<Self, Problem> {
+    pub fn new(picture: [u32; 2], tile: [u32; 2], overlap: u32) -> Result<Self, Problems> {
+        Self::checked(picture, tile, overlap).map_err(|problem| Problems(vec![problem]))
+    }
+
+    /// Like [`new`](Self::new).
+    pub(super) fn checked(
+        picture: [u32; 2],
+        tile: [u32; 2],
+        overlap: u32,
+    ) -> Result<Self, Problem> {
         const MOST: u32 = 1 << 30;
         for (field, size) in [("picture", picture), ("tile", tile)] {
             if size.iter().any(|side| !(1..=MOST).contains(side)) {

@@ -256,7 +256,7 @@ impl Pipeline {
 
 /// Returns the tiles of a picture, of which `count` pictures are made.
 fn grid(picture: &RgbImage, tile: [u32; 2], overlap: u32, count: usize) -> Result<Grid, Problem> {
-    let grid = Grid::new(picture.dimensions().into(), tile, overlap)?;
+    let grid = Grid::checked(picture.dimensions().into(), tile, overlap)?;
     let tiles = grid.len().saturating_mul(count as u64);
     if tiles > MOST_TILES {
         let expected = format!("at most {MOST_TILES} tiles");

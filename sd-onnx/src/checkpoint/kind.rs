@@ -49,7 +49,9 @@ impl Kind {
                 "a textual inversion, which adds words to a model and cannot draw by itself"
             }
             Self::ControlNet => "a ControlNet, which guides a model and cannot draw by itself",
-            Self::Upscaler => "an upscaler of pictures and not a model to draw with",
+            Self::Upscaler => {
+                "an upscaler of pictures and not a model to draw with (`Builder::upscaler`)"
+            }
             Self::Other(what) => what,
             Self::Unknown => "nothing that is known",
         }

@@ -10,15 +10,16 @@
 //!    stream a run.
 //! 5. [`pictures`]: pictures as input: image to image, inpainting, outpainting and
 //!    instruct-pix2pix; also second passes and seamless pictures.
-//! 6. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
+//! 6. [`upscaling`]: networks that enlarge pictures, and redrawing large pictures in tiles.
+//! 7. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
 //!    networks.
-//! 7. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
+//! 8. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
-//! 8. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
+//! 9. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
 //!    picture file records.
-//! 9. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! 10. [`contributing`]: how to build and test this project, and how to write golden files.
-//! 11. [`where_it_goes`]: which files of this project a change touches.
+//! 10. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! 11. [`contributing`]: how to build and test this project, and how to write golden files.
+//! 12. [`where_it_goes`]: which files of this project a change touches.
 
 pub mod contributing;
 pub mod devices;
@@ -30,4 +31,5 @@ pub mod pieces;
 pub mod programs;
 pub mod prompts;
 pub mod sampling;
+pub mod upscaling;
 pub mod where_it_goes;
