@@ -88,6 +88,7 @@
 
 mod backend;
 mod conditioning;
+mod control;
 mod defaults;
 mod error;
 mod event;
@@ -122,6 +123,10 @@ pub use backend::{
     PictureUpscaler,
 };
 pub use conditioning::Conditioning;
+pub use control::{
+    Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
+    ControlPicture, Hint, MAX_CONTROLS, Preprocessor,
+};
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};

@@ -650,6 +650,8 @@ impl Pipeline {
                 .as_ref()
                 .map(|sizes| sizes.slice(s![row..row + 1, ..]).to_owned()),
             beside: None,
+            controls: [].into(),
+            negative: row == 1,
         };
         Ok(Guided::new(
             &*parts.denoiser,

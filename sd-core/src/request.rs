@@ -8,7 +8,7 @@ use sd_schedulers::{
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Defaults, Guidance, Hires, Problems, Sizes, Start, json, prompts::Read};
+use crate::{Control, Defaults, Guidance, Hires, Problems, Sizes, Start, json, prompts::Read};
 
 /// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -250,6 +250,12 @@ pub struct Request {
     /// Default: `None`. There is one pass.
     #[serde(default)]
     pub hires: Option<Hires>,
+    /// Pictures that steer the run through control networks of the pipeline, at most
+    /// [`MAX_CONTROLS`](crate::MAX_CONTROLS).
+    ///
+    /// Default: none.
+    #[serde(default)]
+    pub controls: Vec<Control>,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -311,6 +317,7 @@ impl Request {
             ladder: None,
             start: None,
             hires: None,
+            controls: Vec::new(),
             initial_noise: None,
         }
     }
@@ -606,6 +613,12 @@ impl Request {
     /// Sets [`start`](Self::start), whose documentation has examples.
     pub fn start(mut self, start: Start) -> Self {
         self.start = Some(start);
+        self
+    }
+
+    /// Adds a picture to [`controls`](Self::controls). [`Control`] has an example.
+    pub fn control(mut self, control: Control) -> Self {
+        self.controls.push(control);
         self
     }
 

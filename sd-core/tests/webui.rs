@@ -592,8 +592,7 @@ fn published_infotexts() {
             "dpmpp-2m",
             Ladder::karras(),
             vec![
-                "the picture was enlarged by `4x`, which this crate does not have, so Lanczos is \
-                 used",
+                "the picture was enlarged by `4x`, which the pipeline must have",
                 GPU,
                 "the prompts name textual inversions, which have to be loaded: \
                  `verybadimagenegative_v1.3: d70463f87042`",

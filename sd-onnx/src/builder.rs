@@ -21,8 +21,10 @@ use crate::{
     Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
+    control::{ControlPath, ControlSettings, Controls},
     corrections::{Corrections, Task},
     defaults,
+    denoiser::OnnxDenoiser,
     engine::{Engine, Settings},
     exported::{self, Codec, TextFile},
     hash,
@@ -33,7 +35,7 @@ use crate::{
         unet::UnetConfig,
         vae::VaeConfig,
     },
-    parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel, TextWeights},
+    parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
     upscaler::OnnxUpscaler,
 };
@@ -95,6 +97,8 @@ pub struct Builder {
     loras: Vec<(PathBuf, LoraWeight)>,
     lora_folders: Vec<PathBuf>,
     refiner: Option<PathBuf>,
+    controls: Vec<ControlPath>,
+    image_encoder: Option<PathBuf>,
     elsewhere: Elsewhere,
     prediction: Option<Prediction>,
     zero_terminal_snr: Option<bool>,
@@ -130,6 +134,8 @@ pub fn builder() -> Builder {
         loras: Vec::new(),
         lora_folders: Vec::new(),
         refiner: None,
+        controls: Vec::new(),
+        image_encoder: None,
         elsewhere: Elsewhere::default(),
         prediction: None,
         zero_terminal_snr: None,
@@ -581,6 +587,70 @@ impl Builder {
         self
     }
 
+    /// Adds a control network: a ControlNet, a T2I-Adapter or an IP-Adapter. Requests use it by
+    /// its name, with a picture each ([`Request::control`](crate::Request::control)).
+    ///
+    /// The path may be a folder of diffusers or a file, under diffusers' names or the authors' own.
+    /// The name is the folder's, or the file's without its extension. The kind is recognised from
+    /// the tensors. [`handbook::control`](crate::handbook::control) lists what is supported.
+    ///
+    /// The network must be for a model of the same family, such as SDXL. The UNet's weights are in
+    /// memory once, with or without control networks. A ControlNet takes about half as much memory
+    /// as the UNet.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{Control, Request, files};
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .control("control_v11p_sd15_canny.safetensors")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// let edges = files::read_picture("edges.png")?.to_rgb8();
+    /// let control = Control::new("control_v11p_sd15_canny", edges).weight(0.8);
+    /// let found = pipeline.generate(&Request::new("a fox").control(control))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        let (name, path) = (None, path.into());
+        self.controls.push(ControlPath { name, path });
+        self
+    }
+
+    /// Adds a control network like [`control`](Self::control), under another name than its file's.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .named_control("canny", "control_v11p_sd15_canny.safetensors")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// assert_eq!(pipeline.denoiser().inputs().controls[0].name, "canny");
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn named_control(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let (name, path) = (Some(name.into()), path.into());
+        self.controls.push(ControlPath { name, path });
+        self
+    }
+
+    /// Sets the CLIP vision model of the [IP-Adapters](Self::control), anything that
+    /// [`load_image_encoder`](Self::load_image_encoder) accepts. Most IP-Adapters need OpenCLIP's
+    /// ViT-H/14, and the plain one for SDXL needs ViT-bigG/14.
+    ///
+    /// Default: the folder `image_encoder` beside the IP-Adapter's file or in the folder above, as
+    /// in the published repository.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .control("ip-adapter-plus_sd15.safetensors")
+    ///     .image_encoder("clip-vit-h-14")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn image_encoder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.image_encoder = Some(path.into());
+        self
+    }
+
     /// Adds a network that enlarges pictures, a `.safetensors` or `.pth` file. The method can be
     /// called several times.
     ///
@@ -853,7 +923,7 @@ impl Builder {
             denoiser,
             config: unet,
             resnets,
-        } = denoiser(&model, self.seamless, &adapters, &engine)?;
+        } = denoiser(&model, &self.control_settings(), &adapters, &engine)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
         let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
@@ -912,7 +982,12 @@ impl Builder {
             // The LoRAs are for the model, and do not fit its refiner.
             let adapters = Adapters::default();
             let (prompts, _) = self.prompts(&refiner, &adapters, &engine)?;
-            let denoiser = self::denoiser(&refiner, self.seamless, &adapters, &engine)?;
+            // Control networks act on the model only.
+            let settings = ControlSettings {
+                paths: &[],
+                ..self.control_settings()
+            };
+            let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;
             let denoiser = Arc::new(denoiser.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
@@ -1029,7 +1104,8 @@ impl Builder {
         let folder = self.open(path.as_ref(), &["unet"])?;
         let adapters = Adapters::new(&self.loras, &[], &folder)?;
         let engine = self.engine()?;
-        let LoadedUnet { denoiser, .. } = denoiser(&folder, self.seamless, &adapters, &engine)?;
+        let settings = self.control_settings();
+        let LoadedUnet { denoiser, .. } = denoiser(&folder, &settings, &adapters, &engine)?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
@@ -1136,6 +1212,9 @@ impl Builder {
             Self { upscalers, .. } if !upscalers.is_empty() => {
                 Some("upscalers are separate files and cannot be part of a model")
             }
+            Self { controls, .. } if !controls.is_empty() => {
+                Some("control networks are separate files and cannot be part of a model")
+            }
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions are separate files and cannot be part of a model")
             }
@@ -1213,6 +1292,16 @@ impl Builder {
             file,
             config,
         })
+    }
+
+    /// Returns the settings of the control networks.
+    fn control_settings(&self) -> ControlSettings<'_> {
+        ControlSettings {
+            paths: &self.controls,
+            image_encoder: self.image_encoder.as_deref(),
+            variant: self.variant.as_deref(),
+            seamless: self.seamless,
+        }
     }
 
     fn engine(&self) -> Result<Engine, Error> {
@@ -1439,12 +1528,18 @@ struct LoadedUnet {
 
 fn denoiser(
     folder: &Source,
-    seamless: Seamless,
+    settings: &ControlSettings<'_>,
     adapters: &Adapters,
     engine: &Engine,
 ) -> Result<LoadedUnet, Error> {
+    let seamless = settings.seamless;
     if let Some(graph) = folder.graph("unet")? {
         check_not_seamless(&graph, seamless)?;
+        if !settings.paths.is_empty() {
+            let problem = "an exported graph has no inputs for control networks; expected a \
+                           checkpoint or a diffusers folder";
+            return Err(Error::graph(&graph, problem));
+        }
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
         return Ok(LoadedUnet {
             denoiser: OnnxDenoiser::exported(graph, engine)?,
@@ -1455,11 +1550,12 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
     let resnets = unet.resnets();
     Ok(LoadedUnet {
-        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), engine)?,
+        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), controls, engine)?,
         config: Some(config),
         resnets,
     })
@@ -1515,6 +1611,8 @@ impl fmt::Debug for Builder {
             loras,
             lora_folders,
             refiner,
+            controls,
+            image_encoder,
             elsewhere,
             prediction,
             zero_terminal_snr,
@@ -1539,6 +1637,8 @@ impl fmt::Debug for Builder {
             .field("loras", loras)
             .field("lora_folders", lora_folders)
             .field("refiner", refiner)
+            .field("controls", controls)
+            .field("image_encoder", image_encoder)
             .field("elsewhere", elsewhere)
             .field("prediction", prediction)
             .field("zero_terminal_snr", zero_terminal_snr)

@@ -1,5 +1,6 @@
 //! Checked requests, which a run can draw without further checks.
 
+mod controls;
 mod inputs;
 mod ladder;
 mod prompts;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Axis};
 use sd_schedulers::{Rungs, Sampler, noise::Seeds, samplers::SamplerRow};
-use sd_text::{ClipSkip, PromptEncoder, PromptSteps, Side};
+use sd_text::{ClipSkip, PromptSteps, Side};
 
 use self::{
+    controls::control_problems,
     inputs::{beside_problem, check_inputs, noise_problem, patch_problem, start_problems},
     ladder::{Part, is_of_timesteps, rungs, schedule_steps},
     prompts::{branches_problem, check_reading, lora_calls, read},
@@ -21,8 +23,9 @@ use self::{
 };
 pub(crate) use self::{prompts::embedding_problem, second::Second};
 use crate::{
-    Conditioning, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall, MAX_COUNT, Problem,
-    Problems, RefinerShare, RefinerSwitch, Request, StopToken,
+    Conditioning, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall, LoraNetworks, MAX_COUNT,
+    Problem, Problems, RefinerShare, RefinerSwitch, Request, StopToken,
+    control::EncodedControl,
     defaults::Chosen,
     lora,
     parts::{Parts, Refiner},
@@ -96,10 +99,11 @@ impl Planned {
     }
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
-    /// for the refiner. Encodes the picture that the run starts from, too.
+    /// for the refiner. Encodes the picture that the run starts from, too, and lets the control
+    /// networks read their pictures.
     pub fn encode(
         &self,
-        prompts: &PromptEncoder,
+        networks: &LoraNetworks,
         refiner: Option<&Refiner>,
         codec: &dyn LatentCodec,
         stop: &StopToken,
@@ -111,7 +115,15 @@ impl Planned {
         };
         let refiner = self.refiner_from.and(refiner);
         Ok(Encoded {
-            model: encode(prompts, &self.reading)?,
+            model: encode(&networks.prompts, &self.reading)?,
+            controls: EncodedControl::all(
+                &self.request.controls,
+                self.request.start.as_ref(),
+                self.size,
+                &*networks.denoiser,
+                stop,
+            )?
+            .into(),
             start: match &self.request.start {
                 Some(start) => {
                     let started = EncodedStart::new(start, self, codec, stop)?;
@@ -165,6 +177,7 @@ impl Planned {
             && self.of_timesteps == other.of_timesteps
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
+            && self.request.controls == other.request.controls
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
@@ -182,6 +195,8 @@ pub(crate) struct Encoded {
     pub refiner: Option<Halves>,
     /// What the run starts from.
     pub start: Option<Arc<EncodedStart>>,
+    /// The pictures that steer the run.
+    pub controls: Arc<[EncodedControl]>,
 }
 
 /// Checks all requests. The error lists every problem of every request.
@@ -265,6 +280,7 @@ fn check_pass(
     problems.extend(start_problems(parts, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
+    problems.extend(control_problems(inputs, request, size, parts.max_pixels));
     let (
         Part {
             rungs,

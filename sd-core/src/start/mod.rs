@@ -363,7 +363,7 @@ impl Resize {
     /// Fits a picture to a size, with the bytes of diffusers' `VaeImageProcessor.resize` and of
     /// WebUI's `resize_image` on Pillow 13. Where these fail because the scaled picture would be
     /// thinner than a pixel, it has one pixel.
-    fn to<P>(
+    pub(crate) fn to<P>(
         self,
         picture: &ImageBuffer<P, Vec<u8>>,
         [width, height]: [u32; 2],

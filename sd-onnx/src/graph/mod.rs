@@ -9,6 +9,7 @@ mod dialect;
 pub(crate) mod external;
 mod layers;
 pub(crate) mod live;
+mod pictures;
 pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]
@@ -175,10 +176,6 @@ impl<'w> Graph<'w> {
     /// Writes a part of the graph over the weights of another component. Within `write`, tensor
     /// names refer to `weights`. Their initializers are called `set/name`, so each component needs
     /// a different `set`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for a ControlNet beside a UNet")
-    )]
     pub fn over<T>(
         &mut self,
         set: &str,
@@ -343,7 +340,8 @@ impl<'w> Graph<'w> {
         self.op("Gather", &[x, first], [int("axis", 1)])
     }
 
-    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, for the batch size of `like`.
+    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, or the rows `x` `[1, rows, width]` as
+    /// `[batch, rows, width]`, for the batch size of `like`.
     pub fn row_for_each(&mut self, x: Value, like: Value) -> Value {
         let batch = self.op("Shape", &[like], [int("start", 0), int("end", 1)]);
         let ones = Value(self.dims(&[1, 1]).0);

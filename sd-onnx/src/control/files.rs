@@ -1,0 +1,259 @@
+//! Opens a ControlNet, a T2I-Adapter or an IP-Adapter: a folder of diffusers, or a file.
+
+use std::path::{Path, PathBuf};
+
+use sd_text::outside::printable;
+
+use crate::{
+    Error,
+    checkpoint::{self, ControlKind, Family},
+    config::{Config, MOST_CONFIG},
+    models::{
+        image_prompt::{self, ImagePromptConfig},
+        t2i_adapter,
+    },
+    source::{self, IMAGE_ENCODER, ModelFolder, folder_name},
+    weights::{WeightFile, Weights},
+};
+
+/// The files of a network that guides a model, opened.
+#[derive(Debug)]
+pub(crate) enum ControlFiles {
+    /// A ControlNet. The tensors have diffusers' names of today.
+    Net { config: Config, weights: Weights },
+    /// A T2I-Adapter. The tensors have diffusers' names of today.
+    Adapter { config: Config, weights: Weights },
+    /// An IP-Adapter. The tensors have the names of its authors: `image_proj.*` and
+    /// `ip_adapter.1.to_k_ip.weight`.
+    Image {
+        weights: Weights,
+        /// The folder of the CLIP vision model that it was trained with, if one is beside it.
+        encoder: Option<PathBuf>,
+    },
+}
+
+/// The class of a ControlNet in diffusers.
+pub(crate) const CONTROL_NET: &str = "ControlNetModel";
+
+/// The name of a ControlNet's folder within a model folder.
+const INNER: &str = "controlnet";
+
+/// How the names of weight files begin that say nothing about their contents.
+const PLAIN: [&str; 3] = ["diffusion_pytorch_model", "pytorch_model", "model"];
+
+impl ControlFiles {
+    /// Opens a folder of one network, a model folder that has a folder `controlnet`, or a file.
+    /// `variant` is the variant of the weights in a folder, such as `fp16`.
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Json`], [`Error::Safetensors`], [`Error::Gguf`] or
+    ///   [`Error::Pickle`] when a file cannot be read.
+    /// - [`Error::Missing`] or [`Error::Variants`] when the weights or the configuration cannot be
+    ///   found.
+    /// - [`Error::Config`] when the folder has another class.
+    /// - [`Error::Checkpoint`] when the file is something else, or is not supported.
+    /// - [`Error::UnusedTensors`] when it has unknown tensors.
+    pub fn open(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+        if path.is_dir() {
+            return Self::of_folder(path, variant);
+        }
+        if let Some(variant) = variant {
+            tracing::debug!(
+                "{}: a file has no variants, so `{}` is ignored",
+                printable(path.display()),
+                printable(variant)
+            );
+        }
+        let file = WeightFile::open(path)?;
+        let (files, _, warnings) = Self::of_file(&file)?;
+        for warning in warnings {
+            tracing::warn!("{}: {warning}", printable(path.display()));
+        }
+        Ok(files)
+    }
+
+    /// Reads a file that is open. Returns also the family of the models that it guides, if its
+    /// shapes show it, and warnings for the user.
+    pub fn of_file(file: &WeightFile) -> Result<(Self, Option<Family>, Vec<String>), Error> {
+        let path = &file.path;
+        let found = source::recognise(file, None, checkpoint::read_control)?;
+        let component = found.component;
+        if !component.unused.is_empty() {
+            let mut tensors = component.unused;
+            tensors.sort();
+            return Err(Error::UnusedTensors {
+                path: path.clone(),
+                class: class(found.kind),
+                tensors,
+            });
+        }
+        let weights = Weights::mapped(file, &component.tensors)?;
+        let config = match beside(path)? {
+            Some(config) if found.kind != ControlKind::Image => config,
+            _ => Config::of(path, component.config),
+        };
+        let files = match found.kind {
+            ControlKind::Net => Self::Net { config, weights },
+            ControlKind::Adapter => Self::Adapter { config, weights },
+            ControlKind::Image => {
+                let projection = ImagePromptConfig::new(path, &weights)?;
+                image_prompt::check(&projection, &weights)?;
+                Self::Image {
+                    encoder: encoder(path, &projection),
+                    weights,
+                }
+            }
+        };
+        let warnings = [found.warnings, file.warnings.clone()].concat();
+        Ok((files, found.family, warnings))
+    }
+
+    fn of_folder(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
+        let config = path.join("config.json");
+        let inner = path.join(INNER);
+        if !config.is_file() {
+            if inner.join("config.json").is_file() {
+                return Self::of_folder(&inner, variant);
+            }
+            return Err(Error::Missing {
+                path: path.to_path_buf(),
+                what: "a ControlNet or a T2I-Adapter".into(),
+                hint: format!(
+                    "expected a folder with `config.json` and \
+                     `diffusion_pytorch_model.safetensors`, or a model folder that has a folder \
+                     `{INNER}`; an IP-Adapter is given as a file"
+                ),
+            });
+        }
+        let config = Config::open(&config, MOST_CONFIG)?;
+        let kind = kind_of(&config)?;
+        let folder = ModelFolder::flat(path, variant)?;
+        let weights = folder.weights(INNER)?;
+        Ok(match kind {
+            ControlKind::Adapter => Self::Adapter { config, weights },
+            _ => Self::Net { config, weights },
+        })
+    }
+}
+
+/// Returns the name by which requests call a network: a file's name without its extension, or the
+/// name of its folder. A file that has diffusers' name for weights is called as its folder.
+pub(crate) fn name_of(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    if path.is_dir() {
+        return folder_name(path);
+    }
+    match path.parent() {
+        Some(folder) if is_plain(path) && !folder.as_os_str().is_empty() => folder_name(folder),
+        _ => stem.into_owned(),
+    }
+}
+
+/// Whether a weight file has a name that says nothing about its contents.
+fn is_plain(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let first = name.split(['.', '-']).next().unwrap_or_default();
+    PLAIN.contains(&first)
+}
+
+/// Classes of diffusers that guide a model and are not supported, with the reason.
+const REFUSED: [(&str, &str); 12] = [
+    (
+        "ControlNetUnionModel",
+        "SDXL's union ControlNet, which also takes the kinds of its pictures",
+    ),
+    (
+        "ControlNetXSAdapter",
+        "a ControlNet-XS, whose layers run between the layers of the UNet",
+    ),
+    ("CosmosControlNetModel", LATER),
+    ("FluxControlNetModel", LATER),
+    ("FluxMultiControlNetModel", LATER),
+    ("HunyuanDiT2DControlNetModel", LATER),
+    (
+        "MultiAdapter",
+        "several adapters at once; give each of them by itself",
+    ),
+    ("QwenImageControlNetModel", LATER),
+    ("SanaControlNetModel", LATER),
+    ("SD3ControlNetModel", LATER),
+    (
+        "SparseControlNetModel",
+        "AnimateDiff's ControlNet, which guides a video",
+    ),
+    (
+        "UNetControlNetXSModel",
+        "a ControlNet-XS, whose layers run between the layers of the UNet",
+    ),
+];
+const LATER: &str = "a ControlNet of a diffusion transformer such as Stable Diffusion 3 or Flux";
+
+/// Returns what a folder has, by its class.
+fn kind_of(config: &Config) -> Result<ControlKind, Error> {
+    let class = config.text("_class_name", CONTROL_NET)?;
+    match class {
+        CONTROL_NET => return Ok(ControlKind::Net),
+        t2i_adapter::CLASS => return Ok(ControlKind::Adapter),
+        _ => {}
+    }
+    let expected = format!("\"{CONTROL_NET}\" or \"{}\"", t2i_adapter::CLASS);
+    match REFUSED.iter().find(|(name, _)| *name == class) {
+        Some((_, what)) => Err(Error::Config {
+            path: config.path().to_path_buf(),
+            key: "_class_name".into(),
+            expected,
+            found: format!("\"{class}\", {what}, which is not supported"),
+        }),
+        None => Err(config.wrong("_class_name", expected)),
+    }
+}
+
+fn class(kind: ControlKind) -> &'static str {
+    match kind {
+        ControlKind::Net => CONTROL_NET,
+        ControlKind::Adapter => t2i_adapter::CLASS,
+        ControlKind::Image => image_prompt::CLASS,
+    }
+}
+
+/// Returns the `config.json` beside a file that has diffusers' name for weights, if it is the one
+/// of a network that guides a model.
+fn beside(path: &Path) -> Result<Option<Config>, Error> {
+    let beside = path.with_file_name("config.json");
+    if !is_plain(path) || !beside.is_file() {
+        return Ok(None);
+    }
+    let config = Config::open(&beside, MOST_CONFIG)?;
+    Ok(kind_of(&config).is_ok().then_some(config))
+}
+
+/// Returns the folder of the CLIP vision model that an IP-Adapter was trained with.
+///
+/// The published repository has the adapters and an encoder in each of its folders `models` and
+/// `sdxl_models`. The adapters for SDXL whose names end with `vit-h` need the encoder in `models`.
+/// The widths decide.
+fn encoder(path: &Path, projection: &ImagePromptConfig) -> Option<PathBuf> {
+    let folder = std::path::absolute(path).ok()?;
+    let folder = folder.parent()?;
+    let above = folder.parent();
+    let in_above = ["", "models", "sdxl_models"];
+    let others = above
+        .into_iter()
+        .flat_map(|above| in_above.map(|name| above.join(name)));
+    let mut places = [folder.to_path_buf()].into_iter().chain(others);
+    places.find_map(|place| {
+        let encoder = place.join(IMAGE_ENCODER);
+        let config = Config::open(&encoder.join("config.json"), MOST_CONFIG).ok()?;
+        // A whole CLIP model has its own width of embeddings.
+        let whole = config
+            .object("vision_config")
+            .map(|_| config.value("projection_dim").cloned());
+        let config = config.section("vision_config");
+        let width = match (projection.takes_hidden(), whole) {
+            (true, _) => config.value("hidden_size")?.as_u64()?,
+            (false, Some(width)) => width?.as_u64()?,
+            (false, None) => config.value("projection_dim")?.as_u64()?,
+        };
+        (width == projection.input as u64).then_some(encoder)
+    })
+}
