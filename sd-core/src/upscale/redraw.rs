@@ -110,6 +110,9 @@ impl Pipeline {
     /// With a strength of 0.2 to 0.4 the tiles get new details and still fit each other. For each
     /// further picture of [`count`](Request::count), all seeds are one higher.
     ///
+    /// Each tile is drawn with all [controls](Request::controls) as they are. A control whose picture
+    /// is [`ControlPicture::Start`](crate::ControlPicture::Start) reads the tile.
+    ///
     /// `observer` receives the events of each tile. The index of the request in an event is the
     /// index of the tile.
     ///
