@@ -116,6 +116,41 @@ fn embeddings_of_pictures() {
     }
 }
 
+/// Networks that enlarge pictures have spandrel's results. Their values stay f32 in the graph.
+#[test]
+fn enlarged_pictures() {
+    let recipes = golden_json("upscalers", "weights.json");
+    let golden = Golden::of_shape("upscalers");
+    let folder = tempfile::tempdir().unwrap();
+    for (precision, limit) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        for (name, recipe) in recipes.as_object().unwrap() {
+            let path = folder.path().join("network.safetensors");
+            write_tensors(&path, &replayed(recipe), Dtype::F16);
+            let network = builder.load_upscaler(&path).unwrap();
+            let (shape, values) = golden.tensor(&format!("{name}.picture"));
+            let shape: [usize; 4] = shape.try_into().unwrap();
+            let picture = Array4::from_shape_vec(shape, values).unwrap();
+            let found = network.upscale(picture.view(), &StopToken::new()).unwrap();
+            let (shape, expected) = golden.tensor(&format!("{name}.enlarged"));
+            assert_eq!(found.shape(), shape, "{name}");
+            let error = relative_error(&found, &expected);
+            println!("{precision}, {name}: {error:.1e}");
+            assert!(error <= limit, "{precision}, {name}: {error:.2e}");
+            let report = network.report();
+            assert_eq!(names(&report), ["upscaler"]);
+            assert_eq!(
+                report[0].nodes("CPUExecutionProvider"),
+                0,
+                "{name}: {}",
+                report[0]
+            );
+        }
+    }
+}
+
 /// Returns the names of the networks in a report.
 fn names(report: &[NetworkReport]) -> Vec<&str> {
     report
