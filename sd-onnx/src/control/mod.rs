@@ -329,6 +329,8 @@ impl Controls {
 fn misfit(path: &Path, kind: &str, found: &str, expected: &str) -> Error {
     Error::Checkpoint {
         path: path.to_path_buf(),
-        problem: format!("this {kind} is for another model: it has {found}, expected {expected}"),
+        problem: format!(
+            "the file is {kind} for another model: it has {found}, expected {expected}"
+        ),
     }
 }
