@@ -2,14 +2,15 @@
 
     adapters.py --extension FILE
 
-FILE is `scripts/adapter.py` of sd-webui-controlnet (56cec5b2958edf3b1807b7e7b2b1b5186dbd2f81), which
-has the authors' T2I-Adapters with the tensor names of their files.
+FILE is `scripts/adapter.py` of sd-webui-controlnet
+(56cec5b2958edf3b1807b7e7b2b1b5186dbd2f81), which has the authors' T2I-Adapters with the tensor names
+of their files.
 
 The script needs the versions of `requirements.txt`. It asserts that
 - diffusers' `convert_controlnet_checkpoint` gives every tensor of a ControlNet back;
 - the authors' T2I-Adapters have the tensors of the files and the features of diffusers' classes;
-- every mistake of `mistakes` moves the values by at least ten times the tolerance of the Rust
-  tests, which is 1e-5.
+- every mistake of `adapter_mistakes` and `image_mistakes` moves the values by at least ten times
+  the tolerance of the Rust tests, which is 1e-5.
 `README.md` describes the files.
 """
 
@@ -64,7 +65,8 @@ ADAPTERS = {
 # Height and width. The second size has odd sides at every level.
 SIZES = {"full": [(64, 128), (72, 104)], "xl": [(64, 96), (112, 80)], "light": [(64, 64), (72, 56)]}
 
-WIDTH, PROJECTION, CONTEXT = 40, 24, 32  # of the image encoder, its projection and the UNet's prompt
+# The widths of the image encoder, of its projection and of the UNet's prompt.
+WIDTH, PROJECTION, CONTEXT = 40, 24, 32
 
 
 def main():
@@ -298,7 +300,8 @@ def image_mistakes(net, part, state, states):
     yield "keys and values exchanged", [net(states)]
     attention.to_k.weight.copy_(keys), attention.to_v.weight.copy_(values)
     length = states.shape[1]
-    without = attention.register_forward_pre_hook(lambda module, args: (args[0], args[1][:, :length]))
+    without = attention.register_forward_pre_hook(
+        lambda module, args: (args[0], args[1][:, :length]))
     yield "no queries among the keys", [net(states)]
     without.remove()
     ours = net.layers[0].ln0.weight.clone(), net.layers[0].ln0.bias.clone()

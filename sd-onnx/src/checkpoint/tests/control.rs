@@ -176,6 +176,75 @@ fn a_file_with_the_whole_model_and_unknown_tensors() {
     }
 }
 
+/// Writes a safetensors file with these shapes. Its numbers are zeros that take no space.
+fn write_sparse(path: &Path, made: &Made) {
+    let mut offset = 0;
+    let mut header = Map::new();
+    for (name, shape) in &made.shapes {
+        let end = offset + 2 * shape.iter().product::<usize>();
+        let entry = serde_json::json!({
+            "dtype": "F16", "shape": shape, "data_offsets": [offset, end],
+        });
+        header.insert(name.clone(), entry);
+        offset = end;
+    }
+    let header = Value::from(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    let length = bytes.len() + offset;
+    std::fs::write(path, bytes).unwrap();
+    let file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    file.set_len(length as u64).unwrap();
+}
+
+#[test]
+fn published_files_are_inspected_as_they_are_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.safetensors");
+    for (net, prefix, family) in [
+        ("sd1", "control_model.", "Stable Diffusion 1.x"),
+        ("sd2", "", "Stable Diffusion 2.x"),
+        ("xl", "", "SDXL"),
+        ("xl-small", "control_model.", "SDXL"),
+    ] {
+        let mut made = made(net, prefix);
+        write_sparse(&path, &made);
+        let found = crate::inspect(&path).unwrap();
+        assert_eq!(found.problems, [""; 0], "{net}");
+        assert_eq!(found.kind, "a ControlNet");
+        let part = &found.parts[0];
+        assert_eq!(
+            (part.name.as_str(), part.tensors),
+            ("controlnet", made.shapes.len())
+        );
+        let facts = found.control.unwrap();
+        assert_eq!(facts.family.as_deref(), Some(family));
+        assert_eq!((facts.channels, facts.tokens), (Some(3), None));
+        // A tensor of another shape, and one that is missing.
+        let conv = format!("{prefix}middle_block.0.in_layers.2.weight");
+        for shape in [Some(vec![1280, 1280, 1, 1]), None] {
+            made.shapes.remove(&conv);
+            made.shapes.extend(shape.map(|shape| (conv.clone(), shape)));
+            write_sparse(&path, &made);
+            let found = crate::inspect(&path).unwrap();
+            let [problem] = &found.problems[..] else {
+                panic!("{:?}", found.problems)
+            };
+            let name = "mid_block.resnets.0.conv1.weight";
+            assert!(
+                problem.contains(&conv) || problem.contains(name),
+                "{problem}"
+            );
+        }
+    }
+    write_sparse(&path, &made("light_adapter", ""));
+    let found = crate::inspect(&path).unwrap();
+    assert_eq!(
+        (found.kind.as_str(), found.problems.len()),
+        ("a T2I-Adapter", 0)
+    );
+}
+
 #[test]
 fn only_shuffle_averages_its_outputs() {
     let pools = |name: &str, yaml: Option<&str>, net: &str| {
