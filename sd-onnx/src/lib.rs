@@ -139,8 +139,9 @@ pub use sd_core::{
     MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler, Pipeline, PipelineBuilder,
     Posterior, Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare,
     RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes,
-    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, Upscaler,
-    files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp, text, upscale,
+    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished,
+    Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
+    text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 
