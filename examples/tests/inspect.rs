@@ -246,6 +246,18 @@ fn adapters_that_guide_a_model() {
         text.contains("which also takes the kinds of its pictures"),
         "{text}"
     );
+
+    // A ControlNet in a model folder is a part of it, and no problem of the model.
+    let copied = folder.path().join("model");
+    copy(Path::new(&model()), &copied);
+    fs::create_dir(copied.join("controlnet")).unwrap();
+    fs::write(copied.join("controlnet/config.json"), config).unwrap();
+    let (text, _) = INSPECT.succeed(folder.path(), &["model"]);
+    assert!(
+        text.contains("warning        `controlnet` cannot be loaded: "),
+        "{text}"
+    );
+    assert!(!text.contains("problem "), "{text}");
 }
 
 /// Copies a folder.
