@@ -28,6 +28,7 @@ const WHOLE_RUN: f64 = 1e-4;
 fn left_out(run: &Value) -> Option<&'static str> {
     match run["name"].as_str().unwrap() {
         "ip-blocks" => Some("weights per block are not supported"),
+        "union" | "union-two" => Some("union ControlNets are not supported"),
         "controlnet-heun" => Some("diffusers counts the calls of the network as steps"),
         _ => None,
     }
