@@ -16,8 +16,8 @@ use sd_core::{
 };
 use sd_text::outside::printable;
 
-pub(crate) use self::files::ControlFiles;
 pub use self::files::control_name;
+pub(crate) use self::files::{CONTROL_NET, ControlFiles};
 use self::{adapter::Adapter, files::name_of, net::ControlNet, picture::PicturePrompt};
 use crate::{
     Error, ImageEncoder,
