@@ -25,7 +25,9 @@ use sd_text::{
 use serde_json::{Value, json};
 
 use crate::{
-    Failure, shipped_model,
+    Failure,
+    control::ControlOptions,
+    shipped_model,
     start::{OrNone, or_none},
     tell,
 };
@@ -57,6 +59,9 @@ pub struct Options {
     /// LoRA's name is its file's name without the extension, or the name that the file contains
     #[arg(long, value_name = "DIR")]
     pub loras: Vec<PathBuf>,
+    /// Pictures that steer the run.
+    #[command(flatten)]
+    pub control: ControlOptions,
     /// Axes along which pictures can be repeated without a visible edge: x, y, xy or none. WebUI
     /// calls this tiling [default: none; with txt2img --like, the axes of the file]
     #[arg(long, value_name = "AXES", value_parser = axes)]
@@ -627,6 +632,7 @@ impl Options {
         if let Some(path) = &self.refiner {
             builder = builder.refiner(path);
         }
+        builder = self.control.load(builder);
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder.load(model).map_err(Failure::work)
     }

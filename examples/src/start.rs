@@ -104,7 +104,7 @@ pub struct HiresOptions {
 }
 
 /// Parses a value of an enum by the name that it has in JSON.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(crate) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let read = T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(text));
     read.map_err(|error| error.to_string())
 }

@@ -120,11 +120,12 @@ mod text_encoder;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use control::control_name;
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
 pub use image_encoder::{ImageEmbeddings, ImageEncoder, ImageEncoderError, ImageLayer};
-pub use inspect::{Adapter, Hashes, Inspection, Part, hashes, inspect};
+pub use inspect::{Adapter, ControlFacts, Hashes, Inspection, Part, hashes, inspect};
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{

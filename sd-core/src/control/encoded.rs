@@ -7,7 +7,7 @@ use ndarray::{Array4, ArrayView2, Axis, Zip, s};
 
 use super::{
     Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
-    ControlPicture, Hint,
+    ControlPicture, Hint, Preprocessor,
 };
 use crate::{Denoiser, GenerateError, ImageSize, Resize, Stage, Start, StopToken, start::Prepared};
 
@@ -86,10 +86,9 @@ impl EncodedControl {
     /// Returns the call of the network in step `step` of a run of `steps` steps, for the prompt or
     /// for the negative prompt. `None` if the picture does not act.
     pub fn call(&self, negative: bool, step: usize, steps: usize) -> Option<ControlCall<'_>> {
-        let steps = steps.max(1) as f64;
-        let [start, end] = self.during.map(f64::from);
-        // The comparisons of diffusers, in f64.
-        if (step as f64) / steps < start || (step + 1) as f64 / steps > end {
+        let share = |step: usize| step as f32 / steps.max(1) as f32;
+        let [start, end] = self.during;
+        if share(step) < start || share(step + 1) > end {
             return None;
         }
         let (layers, of_prompt) = match self.mode {
@@ -120,7 +119,16 @@ fn values(
     size: ImageSize,
 ) -> Array4<f32> {
     match &control.picture {
-        ControlPicture::Pixels(_) => of_picture(&pixels(control), control.resize, inputs, size),
+        ControlPicture::Pixels(_) => {
+            let picture = pixels(control);
+            if control.preprocessor == Preprocessor::None {
+                return of_picture(&picture, control.resize, inputs, size);
+            }
+            let fitted = control.resize.to(&picture, [size.width(), size.height()]);
+            let made = control.preprocessor.apply(&fitted);
+            let made = made.expect("the plan has checked the parameters");
+            of_picture(&made, control.resize, inputs, size)
+        }
         ControlPicture::Values(values) => values.to_owned().insert_axis(Axis(0)),
         ControlPicture::Start => {
             let prepared = start.and_then(|start| Prepared::new(start, size));

@@ -80,6 +80,12 @@ pub struct Control {
     /// Default: [`Resize::Stretch`] with Pillow's Lanczos filter, as in diffusers.
     #[serde(default)]
     pub resize: Resize,
+    /// What is done to a picture of pixels after it was fitted to the size, such as finding its
+    /// edges. An IP-Adapter and the other forms of [`ControlPicture`] accept only the default.
+    ///
+    /// Default: [`Preprocessor::None`].
+    #[serde(default)]
+    pub preprocessor: Preprocessor,
 }
 
 /// The picture of a [`Control`].
@@ -147,6 +153,7 @@ impl Control {
             end: default_end(),
             mode: ControlMode::default(),
             resize: Resize::default(),
+            preprocessor: Preprocessor::None,
         }
     }
 
@@ -179,6 +186,21 @@ impl Control {
     /// Sets [`resize`](Self::resize).
     pub fn resize(mut self, resize: Resize) -> Self {
         self.resize = resize;
+        self
+    }
+
+    /// Sets [`preprocessor`](Self::preprocessor).
+    ///
+    /// ```
+    /// use sd_core::{Control, Preprocessor, image::RgbImage};
+    ///
+    /// let photo = RgbImage::new(512, 512);
+    /// let edges = Preprocessor::Canny { low: 100, high: 200 };
+    /// let control = Control::new("canny", photo).preprocessor(edges);
+    /// # assert_eq!(control.preprocessor, edges);
+    /// ```
+    pub fn preprocessor(mut self, preprocessor: Preprocessor) -> Self {
+        self.preprocessor = preprocessor;
         self
     }
 }

@@ -152,6 +152,14 @@ keys! {
              [`Start`](crate::Start) as JSON. The caller has to supply the picture, which is a \
              difference. \
              [`Infotext::start`](crate::Infotext::start) joins it with the options.";
+        CONTROL_NET = "ControlNet":
+            "for each picture that steered the run, `ControlNet 0`, `ControlNet 1` and so on: the \
+             network and the options as sd-webui-controlnet writes them. The caller has to supply \
+             the picture, which is a difference. \
+             [`Infotext::control`](crate::Infotext::control) joins it with the options.";
+        SD_CONTROLS = "SD controls":
+            "the options of all pictures that steered the run, as JSON. In files of this crate, it \
+             is read instead of the keys before.";
         SD_BESIDE = "SD beside":
             "the shape of the extra channels beside the latents, a difference.";
         SD_PROMPT = "SD prompt", SD_NEGATIVE_PROMPT = "SD negative prompt":

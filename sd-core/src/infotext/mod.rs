@@ -70,6 +70,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod controls;
 mod exif;
 mod file;
 mod hires;
@@ -90,6 +91,7 @@ mod write;
 use std::fmt;
 
 use crate::Request;
+pub use controls::CONTROL_NOTE;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
 pub(crate) use request::{loras_note, reproduction};

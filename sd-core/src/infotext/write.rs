@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_MODEL, OF_WEBUI, hires, keys,
+    Infotext, OF_MODEL, OF_WEBUI, controls, hires, keys,
     start::{ONLY_MASKED, Recorded},
     tiling,
     webui::{name_of, noise_called, rng_of},
@@ -40,6 +40,9 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.sizes();
     writing.tiles();
     writing.start();
+    for (key, value) in controls::entries(&planned.request.controls) {
+        writing.add(&key, value);
+    }
     writing.hires();
     writing.prompts();
     writing.inversions();

@@ -6,7 +6,7 @@ use sd_text::outside::{list, printable};
 
 use crate::{
     Control, ControlInputs, ControlKind, ControlMode, ControlPicture, ImageSize, Inputs,
-    MAX_CONTROLS, Problem, Request, Resize, StartFrom,
+    MAX_CONTROLS, Preprocessor, Problem, Request, Resize, StartFrom,
 };
 
 /// Returns the problems of the controls. `size` is the size of the pictures that are drawn.
@@ -43,6 +43,7 @@ pub(super) fn control_problems(
             add(".network", expected.to_owned(), quoted(&control.network));
         }
         check_mode(control, of, &mut add);
+        check_preprocessor(control, of, &mut add);
         check_picture(control, of, request, size, max_pixels, &mut add);
     }
     problems
@@ -84,6 +85,32 @@ fn check_numbers(control: &Control, add: Add<'_>) {
     }
 }
 
+fn check_preprocessor(control: &Control, of: &ControlInputs, add: Add<'_>) {
+    if control.preprocessor == Preprocessor::None {
+        return;
+    }
+    let is_pixels = matches!(control.picture, ControlPicture::Pixels(_));
+    if of.kind == ControlKind::ImagePrompt || !is_pixels {
+        let expected = match of.kind {
+            ControlKind::ImagePrompt => "none, as this is an IP-Adapter",
+            _ => "none, as the control has no picture in pixels",
+        };
+        let found = control.preprocessor.webui_name();
+        add(".preprocessor", expected.to_owned(), found.to_owned());
+    }
+    if let Err(problems) = control.preprocessor.check() {
+        for Problem {
+            field,
+            expected,
+            found,
+            ..
+        } in problems.0
+        {
+            add(&format!(".preprocessor.{field}"), expected, found);
+        }
+    }
+}
+
 fn check_mode(control: &Control, of: &ControlInputs, add: Add<'_>) {
     let expected = match (of.kind, control.mode) {
         (_, ControlMode::Balanced) | (ControlKind::ControlNet, _) => return,
@@ -109,7 +136,11 @@ fn check_picture(
         let network = printable(&of.name);
         let multiple = of.multiple;
         let expected = format!("a size in multiples of {multiple} pixels, which `{network}` needs");
-        add("", expected, size.to_string());
+        add(
+            ".picture",
+            expected,
+            format!("in {size}, the size of the request"),
+        );
     }
     match &control.picture {
         ControlPicture::Pixels(pixels) => {

@@ -4,6 +4,8 @@ mod adapter;
 mod files;
 mod net;
 mod picture;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use sd_core::{
 use sd_text::outside::printable;
 
 pub(crate) use self::files::ControlFiles;
+pub use self::files::control_name;
 use self::{adapter::Adapter, files::name_of, net::ControlNet, picture::PicturePrompt};
 use crate::{
     Error, ImageEncoder,

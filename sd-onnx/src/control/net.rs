@@ -77,6 +77,7 @@ impl ControlNet {
     pub fn inputs(&self, name: &str) -> ControlInputs {
         ControlInputs::new(name, ControlKind::ControlNet)
             .channels(self.config.picture_channels)
+            .multiple(self.config.factor())
             .prompt_only(self.config.is_pooled)
     }
 

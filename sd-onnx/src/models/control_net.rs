@@ -56,9 +56,8 @@ impl ControlNetConfig {
         };
         let key = "conditioning_embedding_out_channels";
         let embedding = config.sizes(key, &[16, 32, 96, 256])?;
-        // The factor between pixels and latents is 8 in every model that has ControlNets.
-        if embedding.len() != 4 {
-            return Err(config.wrong(key, "4 numbers, because a latent is 8 pixels wide"));
+        if !(1..=8).contains(&embedding.len()) {
+            return Err(config.wrong(key, "1 to 8 numbers, 4 for latents of 8 pixels"));
         }
         config.only("class_embed_type", &[json!(null)])?;
         Ok(Self {
@@ -68,6 +67,13 @@ impl ControlNetConfig {
             is_pooled: config.bool("global_pool_conditions", false)?,
             embedding,
         })
+    }
+}
+
+impl ControlNetConfig {
+    /// Returns the number of pixels per latent on each side.
+    pub fn factor(&self) -> usize {
+        1 << (self.embedding.len() - 1)
     }
 }
 

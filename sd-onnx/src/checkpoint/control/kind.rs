@@ -24,6 +24,8 @@ const LATER: Kind = Kind::Other(
     "a ControlNet of a diffusion transformer such as Stable Diffusion 3 or Flux, which is not \
      supported",
 );
+const VIDEO: Kind =
+    Kind::Other("AnimateDiff's ControlNet, which is not supported, because it guides a video");
 const FACE: Kind = Kind::Other(
     "an IP-Adapter for faces, which is not supported, because it takes the embedding of a face \
      recogniser and not the one of CLIP",
@@ -87,6 +89,9 @@ fn net(names: Names<'_, '_>) -> Kind {
         "task_embedding",
     ]) {
         return UNION;
+    }
+    if names.contains("motion_modules.") {
+        return VIDEO;
     }
     let later = [
         "transformer_blocks.",

@@ -15,8 +15,6 @@ pub(super) use self::kind::kind;
 #[derive(Debug)]
 pub(crate) struct ControlFile {
     pub kind: ControlKind,
-    /// The family of the models that it guides, if the shapes show it.
-    pub family: Option<Family>,
     /// The network. An IP-Adapter has no configuration, and its tensors keep their names.
     pub component: Component,
     /// Warnings for the user.
@@ -36,29 +34,18 @@ const PREFIX: &str = "control_model.";
 
 /// Recognises a file, and maps its tensors to their current names.
 pub(super) fn read(file: &File<'_>) -> Result<ControlFile, Problem> {
-    match super::kind(file) {
-        Kind::ControlNet => control_net(file),
-        Kind::T2iAdapter => {
-            let (component, family) = adapter::read(&all(file))?;
-            Ok(ControlFile {
-                kind: ControlKind::Adapter,
-                family: Some(family),
-                component,
-                warnings: Vec::new(),
-            })
-        }
-        Kind::IpAdapter => {
-            let (component, family) = image::read(&all(file))?;
-            Ok(ControlFile {
-                kind: ControlKind::Image,
-                family: family,
-                component,
-                warnings: Vec::new(),
-            })
-        }
-        kind @ Kind::Other(_) => Err(Problem::Other(kind)),
-        kind => Err(Problem::NoControl(kind)),
-    }
+    let (kind, component) = match super::kind(file) {
+        Kind::ControlNet => return control_net(file),
+        Kind::T2iAdapter => (ControlKind::Adapter, adapter::read(&all(file))?),
+        Kind::IpAdapter => (ControlKind::Image, image::read(&all(file))?),
+        kind @ Kind::Other(_) => return Err(Problem::Other(kind)),
+        kind => return Err(Problem::NoControl(kind)),
+    };
+    Ok(ControlFile {
+        kind,
+        component,
+        warnings: Vec::new(),
+    })
 }
 
 fn control_net(file: &File<'_>) -> Result<ControlFile, Problem> {
@@ -72,10 +59,10 @@ fn control_net(file: &File<'_>) -> Result<ControlFile, Problem> {
         ));
     }
     let net = ControlNet::read(&tensors)?;
+    let pools = pools(file, net.family());
     Ok(ControlFile {
         kind: ControlKind::Net,
-        family: Some(net.family()),
-        component: net.component(pools(file))?,
+        component: net.component(pools)?,
         warnings,
     })
 }
@@ -113,14 +100,14 @@ fn all<'a>(file: &File<'a>) -> Vec<Tensor<'a>> {
     tensors.collect()
 }
 
-/// Whether the outputs of a ControlNet are averaged over the picture. No tensor shows it. The
-/// `.yaml` file of the only published one, "shuffle", says so. Without that file its name decides,
-/// as in ComfyUI.
-fn pools(file: &File<'_>) -> bool {
-    const NAMES: [&str; 2] = ["_shuffle", "_shuffle_fp16"];
+/// Whether the outputs of a ControlNet for `family` are averaged over the picture. No tensor shows
+/// it. The `.yaml` file beside the only published one, "shuffle", says so. Without that file the
+/// name decides, as in sd-webui-controlnet.
+fn pools(file: &File<'_>, family: Family) -> bool {
     let said = file.yaml.into_iter().flat_map(str::lines).find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == "global_average_pooling").then(|| value.trim().eq_ignore_ascii_case("true"))
     });
-    said.unwrap_or_else(|| NAMES.iter().any(|end| file.name.ends_with(end)))
+    let is_shuffle = file.name.to_ascii_lowercase().contains("shuffle");
+    said.unwrap_or(is_shuffle && family != Family::Xl)
 }
