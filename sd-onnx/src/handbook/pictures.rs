@@ -146,10 +146,10 @@
 //! ```
 //!
 //! Every window sees the whole prompt, and therefore draws the whole subject. That suits
-//! landscapes and patterns. With a picture to [start](crate::Request::start) from at a low strength,
-//! or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to what is
-//! there. A step needs as many calls of the UNet as there are windows. The autoencoder still decodes
-//! the whole picture at once.
+//! landscapes and patterns. With a picture to [start](crate::Request::start) from at a low
+//! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to what
+//! is there. A step needs as many calls of the UNet as there are windows. The autoencoder still
+//! decodes the whole picture at once.
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and
