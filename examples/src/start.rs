@@ -147,7 +147,7 @@ fn blur(text: &str) -> Result<f32, String> {
 }
 
 /// Returns a parser of the word `none` and of the values that `parse` knows.
-fn or_none<T>(
+pub(crate) fn or_none<T>(
     parse: impl Fn(&str) -> Result<T, String> + Clone,
 ) -> impl Fn(&str) -> Result<OrNone<T>, String> + Clone {
     move |text| match text {

@@ -8,7 +8,7 @@ use ndarray::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{BoxError, Call, ControlCall, ControlKind, Denoiser, Inputs, Problem, size::unit};
+use crate::{BoxError, Call, ControlCall, ControlKind, Denoiser, Inputs, Problem};
 
 /// The largest number of windows of a picture, 4096.
 pub const MAX_TILES: usize = 4096;
@@ -17,11 +17,11 @@ pub const MAX_TILES: usize = 4096;
 ///
 /// Models repeat themselves in pictures that are much larger than the pictures they were trained
 /// with. In each call of the denoiser, the latents are therefore cut into overlapping windows of a
-/// size that the model knows. The denoiser makes a prediction for each window alone, and overlapping
+/// size that the model knows. The denoiser makes a prediction for each window alone. Overlapping
 /// predictions are averaged, so that the parts fit together without a seam. Every window sees the
 /// whole prompt: "a fox" draws a fox in each of them, unless the run starts from a
-/// [picture](crate::Start) or is a [second pass](crate::Hires), or the prompt describes a pattern
-/// or a landscape.
+/// [picture](crate::Start) or is a [second pass](crate::Hires). Landscapes and patterns need
+/// neither.
 ///
 /// The method is MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113), diffusers'
 /// `StableDiffusionPanoramaPipeline` and the "Tiled Diffusion" of WebUI's extension
@@ -48,14 +48,14 @@ pub const MAX_TILES: usize = 4096;
 pub struct Tiles {
     /// Width and height of a window in pixels, usually the size that the model was trained with.
     ///
-    /// Both are positive multiples of 8 and of the model's factor
-    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)). With a T2I-Adapter, they are
-    /// multiples of what it [needs](crate::ControlInputs::multiple). A window that is larger than
-    /// the picture is cut to it.
+    /// Both are positive multiples of the model's factor
+    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)), which is 8 in Stable Diffusion. With
+    /// a T2I-Adapter, they are multiples of what it [needs](crate::ControlInputs::multiple). A
+    /// window that is larger than the picture is cut to it.
     pub size: [u32; 2],
-    /// By how many pixels neighboring windows overlap at least, smaller than both sides of a window,
-    /// and a multiple of the model's factor. The windows are spread evenly over the picture, so that
-    /// most overlap more.
+    /// The number of pixels by which neighboring windows overlap at least. It is smaller than both
+    /// sides of a window, and a multiple of the model's factor. The windows are spread evenly over
+    /// the picture, so that most overlap more.
     ///
     /// Default: `None`, half of the shorter side of a window, rounded down. diffusers' panoramas
     /// overlap by 448 of 512 pixels.
@@ -78,9 +78,9 @@ pub enum TileWeights {
     /// All windows count equally, as in MultiDiffusion. This is the default.
     #[default]
     Equal,
-    /// A window counts less towards its edges, as in Mixture of Diffusers: by a Gaussian curve along
-    /// x and one along y, whose standard deviations are a tenth of the sides. As in the published
-    /// code, the curve along y is highest half a latent below the middle.
+    /// A window counts less towards its edges, as in Mixture of Diffusers: by a Gaussian curve
+    /// along x and one along y, whose standard deviations are a tenth of the sides. As in the
+    /// published code, the curve along y is highest half a latent below the middle.
     Gaussian,
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn multiple(factor: usize, models: &[&Inputs], networks: &[&str]) -> 
         .map(|of| of.multiple);
     patches
         .chain(of_controls)
-        .fold(unit(factor), least_common_multiple)
+        .fold(factor, least_common_multiple)
 }
 
 fn least_common_multiple(a: usize, b: usize) -> usize {

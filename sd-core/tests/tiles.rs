@@ -148,8 +148,8 @@ impl Denoiser for Mean {
     }
 }
 
-/// A step of the sampler "euler" is x + (x − denoised) / sigma · change. The average of the windows
-/// shows in it.
+/// One step of Euler subtracts sigma times the prediction, so that the average of the windows shows
+/// in the result.
 #[test]
 fn predictions_are_averaged_by_their_weights() {
     for weights in [TileWeights::Equal, TileWeights::Gaussian] {
@@ -162,8 +162,6 @@ fn predictions_are_averaged_by_their_weights() {
         let seen = mean.seen.lock().unwrap();
         let means: Vec<f32> = seen.iter().map(|it| it.latents.mean().unwrap()).collect();
         assert_eq!(means.len(), 2);
-        // x at sigma is noise · sqrt(1 + sigma²), and the network sees x / sqrt(1 + sigma²). The
-        // step to 0 is x − sigma · prediction.
         let x = &picture.initial_noise;
         let moved = x - &seen_whole(&seen);
         assert!(

@@ -135,7 +135,7 @@ pub use sd_core::{
     Event, EventStream, Events, GenerateError, Generation, Guidance, Guide, Guided, Hint, Hires,
     HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec, LatentDistribution,
     LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES,
-    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule,
+    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES, MAX_WINDOWS, Mask, MaskRule,
     MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler, Pipeline, PipelineBuilder,
     Posterior, Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare,
     RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes,

@@ -30,16 +30,17 @@ fn write(model: &str, folder: &Path) {
     }
 }
 
-fn request(case: &Value) -> Request {
+/// Returns the request of a case for a model with `factor` pixels per latent.
+fn request(case: &Value, factor: u32) -> Request {
     let text = |key: &str| case[key].as_str().unwrap();
     let whole = |key: &str| case[key].as_u64().unwrap() as u32;
-    let window = 8 * whole("window");
+    let window = factor * whole("window");
     let weights = match text("weights") {
         "equal" => TileWeights::Equal,
         "gaussian" => TileWeights::Gaussian,
         other => panic!("{other}"),
     };
-    let tiles = Tiles::new(window, window).overlap(8 * whole("overlap"));
+    let tiles = Tiles::new(window, window).overlap(factor * whole("overlap"));
     let options = PromptOptions::default().syntax(Syntax::Plain);
     Request::new(text("prompt"))
         .negative(text("negative"))
@@ -68,11 +69,8 @@ fn runs_in_windows() {
         // Windows of one call are predicted as in calls of their own.
         for batch in [1, 3] {
             let pipeline = sd_onnx::builder().max_batch(batch).load(&folder).unwrap();
-            let picture = pipeline
-                .generate(&request(case))
-                .unwrap()
-                .pictures
-                .remove(0);
+            let request = request(case, pipeline.codec().factor() as u32);
+            let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
             let (_, expected) = values.tensor(&format!("{name}.latents"));
             let error = relative_error(&picture.latents, &expected);
             println!("{name}, {batch} in a call: {error:.1e}");

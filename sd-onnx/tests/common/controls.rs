@@ -85,19 +85,30 @@ impl Controls {
         folder
     }
 
-    /// Returns a builder with the control networks of a run.
-    pub fn builder(&self, builder: Builder, run: &Value) -> Builder {
-        let lists = ["controls", "adapters", "images"].map(|key| run[key].as_array().unwrap());
-        let parts = lists.into_iter().flatten();
-        parts.fold(builder, |builder, part| {
-            builder.control(self.part(part["part"].as_str().unwrap(), &part["changes"]))
-        })
+    /// Loads the model with all of its control networks that diffusers' ordinary classes have.
+    pub fn load_all(&self, builder: Builder) -> Pipeline {
+        let recipe = golden_json(&self.name, "weights.json");
+        let parts = recipe.as_object().unwrap().keys();
+        let parts = parts.filter(|part| *part != "union");
+        let builder = parts.fold(builder, |builder, part| {
+            builder.control(self.part(part, &Value::Null))
+        });
+        builder.load(self.model()).unwrap()
     }
 
-    /// Loads the model with the control networks and the scheduler of a run.
+    /// Loads the model with the control networks of a run.
     pub fn load(&self, builder: Builder, run: &Value) -> Pipeline {
-        let pipeline = self.builder(builder, run).load(self.model());
-        let pipeline = pipeline.unwrap_or_else(|error| panic!("{}: {error}", run["name"]));
+        let lists = ["controls", "adapters", "images"].map(|key| run[key].as_array().unwrap());
+        let parts = lists.into_iter().flatten();
+        let builder = parts.fold(builder, |builder, part| {
+            builder.control(self.part(part["part"].as_str().unwrap(), &part["changes"]))
+        });
+        let pipeline = builder.load(self.model());
+        pipeline.unwrap_or_else(|error| panic!("{}: {error}", run["name"]))
+    }
+
+    /// Returns a pipeline of the same networks with the scheduler of a run.
+    pub fn scheduled(&self, pipeline: &Pipeline, run: &Value) -> Pipeline {
         let config = SchedulerConfig::from_json(&run["scheduler_config"].to_string()).unwrap();
         let (prompts, denoiser, codec) = (
             pipeline.prompt_encoder().clone(),

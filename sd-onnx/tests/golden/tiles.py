@@ -48,9 +48,9 @@ CASES = [
     # The windows are spread unevenly.
     case("equal", (120, 88), 8, 3, "euler"),
     case("gaussian", (120, 88), 8, 3, "euler", weights="gaussian"),
-    case("gaussian.ddim", (96, 96), 8, 4, weights="gaussian"),
+    case("gaussian.ddim", (112, 96), 8, 4, weights="gaussian"),
     # The sizes describe the whole picture.
-    case("sdxl", (88, 64), 8, 3, "euler", "families/sdxl-base", weights="gaussian"),
+    case("sdxl", (120, 88), 8, 3, "euler", "families/sdxl-base", weights="gaussian"),
 ]
 
 
