@@ -100,7 +100,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     check_outputs(arguments)?;
 
     let started = Instant::now();
-    let loaded = options.load(arguments.batch);
+    let loaded = options.load_with(arguments.batch, |builder| {
+        arguments.hires.with_upscalers(builder)
+    });
     let is_seamless_as_file = arguments.options.seamless.is_none();
     let pipeline = match loaded {
         Err(Failure::Work(reason)) if is_seamless_as_file && reason.contains(NOT_SEAMLESS) => {

@@ -607,7 +607,19 @@ impl Options {
     /// # Errors
     /// [`Failure::Work`] if the model cannot be loaded.
     pub fn load(&self, batch: usize) -> Result<Pipeline, Failure> {
-        let builder = self.elsewhere.apply(sd_onnx::builder());
+        self.load_with(batch, |builder| builder)
+    }
+
+    /// Loads the model like [`load`](Self::load), with the settings that `more` adds.
+    ///
+    /// # Errors
+    /// [`Failure::Work`] if the model cannot be loaded.
+    pub fn load_with(
+        &self,
+        batch: usize,
+        more: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Pipeline, Failure> {
+        let builder = self.elsewhere.apply(more(sd_onnx::builder()));
         let mut builder = self.machine.apply(builder).max_batch(batch);
         builder = builder.seamless(self.seamless.unwrap_or_default());
         if let (Some(width), Some(height)) = (self.width, self.height)
@@ -641,13 +653,18 @@ impl Options {
 /// What a problem expects if a prompt calls a LoRA and the pipeline has no library of LoRAs.
 const LIBRARY: &str = "a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)";
 
+/// What a problem expects if a request calls an upscaler and the pipeline has none.
+const UPSCALERS: &str =
+    "a pipeline with upscalers (`Builder::upscaler`, `PipelineBuilder::upscaler`)";
+
 impl From<GenerateError> for Failure {
     fn from(error: GenerateError) -> Self {
         match error {
             GenerateError::Request(problems) => {
                 // A user of the command line knows options, not pipelines.
                 let reason = chain(&problems);
-                Self::Arguments(reason.replace(LIBRARY, "--loras with the folder of the LoRA"))
+                let reason = reason.replace(LIBRARY, "--loras with the folder of the LoRA");
+                Self::Arguments(reason.replace(UPSCALERS, "--upscaler with the network's file"))
             }
             GenerateError::Stopped(stopped) => Self::Stopped(how_far(&stopped)),
             error => Self::work(error),

@@ -246,4 +246,29 @@ fn adapters_that_guide_a_model() {
         text.contains("which also takes the kinds of its pictures"),
         "{text}"
     );
+
+    // A ControlNet in a model folder is a part of it, and no problem of the model.
+    let copied = folder.path().join("model");
+    copy(Path::new(&model()), &copied);
+    fs::create_dir(copied.join("controlnet")).unwrap();
+    fs::write(copied.join("controlnet/config.json"), config).unwrap();
+    let (text, _) = INSPECT.succeed(folder.path(), &["model"]);
+    assert!(
+        text.contains("warning        `controlnet` cannot be loaded: "),
+        "{text}"
+    );
+    assert!(!text.contains("problem "), "{text}");
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }

@@ -4,6 +4,7 @@ use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewM
 
 use crate::{
     ControlCall, ControlInput, ControlInputs, Hint, LatentRgb, Seamless, SizeIds, StopToken,
+    upscale::Tiling,
 };
 
 pub use sd_text::{BoxError, NetworkReport};
@@ -297,6 +298,42 @@ pub trait LatentCodec: Send + Sync {
     }
 
     /// Returns where the nodes of the loaded networks run.
+    ///
+    /// Default: an empty list.
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
+    }
+}
+
+/// A network that enlarges pictures by a whole factor, such as ESRGAN.
+///
+/// [`Enlarger`](crate::upscale::Enlarger) enlarges pictures of any size by any factor with it.
+pub trait PictureUpscaler: Send + Sync {
+    /// Returns the factor by which both sides grow, at least 1. A network with the factor 1 restores
+    /// pictures without enlarging them.
+    fn scale(&self) -> usize;
+
+    /// Enlarges a picture `[1, 3, h, w]`, red, green and blue, `0.0..=1.0`, to
+    /// `[1, 3, h·scale, w·scale]`. The result is not clamped.
+    ///
+    /// # Errors
+    /// Returns any error of the backend. When `stop` is stopped, the call may return early with any
+    /// error.
+    fn upscale(
+        &self,
+        picture: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<Array4<f32>, BoxError>;
+
+    /// Returns the size of the tiles in which large pictures go through the network. It bounds the
+    /// memory of a call.
+    ///
+    /// Default: [`Tiling::default`], tiles of 192 pixels that overlap by 8.
+    fn tiling(&self) -> Tiling {
+        Tiling::default()
+    }
+
+    /// Returns where the nodes of the loaded network run.
     ///
     /// Default: an empty list.
     fn report(&self) -> Vec<NetworkReport> {

@@ -134,6 +134,8 @@ pub enum Stage {
     Decoder,
     /// The codec, while it encoded a picture.
     Encoder,
+    /// A network that enlarges pictures.
+    Upscaler,
     /// A control network, while it read the picture of a [`Control`](crate::Control).
     Control {
         /// The name of the network.
@@ -173,6 +175,7 @@ impl fmt::Display for Stage {
             Self::Sampler => f.write_str("the sampler"),
             Self::Decoder => f.write_str("decoding the latents"),
             Self::Encoder => f.write_str("encoding the image"),
+            Self::Upscaler => f.write_str("enlarging the picture"),
             Self::Control { network } => {
                 write!(f, "reading the picture for {}", printable(network))
             }

@@ -117,9 +117,11 @@ mod sizes;
 mod start;
 mod stop;
 mod tiled;
+pub mod upscale;
 
 pub use backend::{
     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
+    PictureUpscaler,
 };
 pub use conditioning::Conditioning;
 pub use control::{

@@ -7,7 +7,10 @@ use std::{
 };
 
 use ndarray::Array2;
-use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig, Seamless};
+use sd_core::{
+    Denoiser, LatentCodec, MAX_PIXELS, PictureUpscaler, Pipeline, SchedulerConfig, Seamless,
+    upscale::Tiling,
+};
 use sd_schedulers::Prediction;
 use sd_text::{
     ClipTokenizer, PromptEncoder, TextualInversion, Tower, TowerError,
@@ -34,6 +37,7 @@ use crate::{
     },
     parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
+    upscaler::OnnxUpscaler,
 };
 
 /// Pixels per latent on each side, and tokens per prompt window. Used where only a UNet is loaded,
@@ -98,6 +102,8 @@ pub struct Builder {
     elsewhere: Elsewhere,
     prediction: Option<Prediction>,
     zero_terminal_snr: Option<bool>,
+    upscalers: Vec<PathBuf>,
+    upscaler_tiling: Tiling,
 }
 
 /// Returns a builder with default settings: the CPU in f32, one thread per physical core, and the
@@ -133,6 +139,8 @@ pub fn builder() -> Builder {
         elsewhere: Elsewhere::default(),
         prediction: None,
         zero_terminal_snr: None,
+        upscalers: Vec::new(),
+        upscaler_tiling: Tiling::default(),
     }
 }
 
@@ -643,6 +651,51 @@ impl Builder {
         self
     }
 
+    /// Adds a network that enlarges pictures, a `.safetensors` or `.pth` file. The method can be
+    /// called several times.
+    ///
+    /// Its name is the name of the file without the extension, as in WebUI. Requests call it by
+    /// [`Upscaler::Network`](crate::Upscaler::Network). ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+,
+    /// SRVGGNetCompact and SwinIR are supported, in the names of all their versions. The network is
+    /// recognised by the names and shapes of its tensors, and loaded when it is first used.
+    ///
+    /// Loading fails with [`Error::Checkpoint`] if the file has another network, and with
+    /// [`Error::Pipeline`] if two files have the same name.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{Hires, Request, Upscaler};
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .upscaler("RealESRGAN_x4plus.pth")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// let upscaler = Upscaler::Network("RealESRGAN_x4plus".to_owned());
+    /// let hires = Hires::scale(2.0).upscaler(upscaler).strength(0.4);
+    /// pipeline.generate(&Request::new("a fox").hires(hires))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn upscaler(mut self, path: impl Into<PathBuf>) -> Self {
+        self.upscalers.push(path.into());
+        self
+    }
+
+    /// Sets the tiles in which pictures go through the [upscalers](Self::upscaler).
+    ///
+    /// Default: [`Tiling::default`], tiles of 192 pixels that overlap by 8, as in WebUI.
+    ///
+    /// ```no_run
+    /// use sd_onnx::upscale::Tiling;
+    ///
+    /// let larger = Tiling { tile: 512, overlap: 32 };
+    /// let upscaler = sd_onnx::builder().upscaler_tiling(larger).load_upscaler("4x-sharp.pth")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn upscaler_tiling(mut self, tiling: Tiling) -> Self {
+        self.upscaler_tiling = tiling;
+        self
+    }
+
     /// Sets the file or folder that the UNet is read from, instead of the model's own.
     ///
     /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
@@ -919,6 +972,11 @@ impl Builder {
         if let Some(library) = library {
             pipeline = pipeline.lora_library(Arc::new(library));
         }
+        for path in &self.upscalers {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let network = OnnxUpscaler::open(path, self.upscaler_tiling, &engine)?;
+            pipeline = pipeline.upscaler(name, Arc::new(network));
+        }
         if let Some(path) = &self.refiner {
             let refiner = self.open_refiner(path, &model, prediction)?;
             // The LoRAs are for the model, and do not fit its refiner.
@@ -1083,6 +1141,38 @@ impl Builder {
         Ok(Arc::new(codec))
     }
 
+    /// Loads a network that enlarges pictures, without a model. [`upscaler`](Self::upscaler)
+    /// describes the files, and [`Enlarger`](crate::upscale::Enlarger) enlarges pictures with it.
+    ///
+    /// Of the builder's settings, only the device, the precision, the runtime, the threads,
+    /// [`low_memory`](Self::low_memory), [`kept_sizes`](Self::kept_sizes) and
+    /// [`upscaler_tiling`](Self::upscaler_tiling) have an effect.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{StopToken, image::RgbImage, upscale::Enlarger};
+    ///
+    /// let network = sd_onnx::builder().load_upscaler("RealESRGAN_x4plus.pth")?;
+    /// let picture = RgbImage::new(640, 480);
+    /// let stop = StopToken::new();
+    /// let large = Enlarger::new(&*network).enlarge(&picture, 4.0, &stop, |_| {})?;
+    /// assert_eq!(large.dimensions(), (2560, 1920));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Safetensors`] or [`Error::Pickle`] if the file cannot be read.
+    /// - [`Error::Checkpoint`] if it has no network that enlarges pictures, or one that is not
+    ///   supported.
+    /// - [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorType`] or
+    ///   [`Error::UnusedTensors`] if its tensors are not those of the network.
+    /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
+    ///   not available.
+    pub fn load_upscaler(&self, path: impl AsRef<Path>) -> Result<Arc<dyn PictureUpscaler>, Error> {
+        let engine = self.engine()?;
+        let network = OnnxUpscaler::open(path.as_ref(), self.upscaler_tiling, &engine)?;
+        Ok(Arc::new(network))
+    }
+
     pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
         let predicts = self.prediction.and_then(Predicts::of);
         Source::open(
@@ -1118,6 +1208,9 @@ impl Builder {
             }
             Self { seamless, .. } if *seamless != Seamless::NONE => {
                 Some("seamless axes are a setting of loading, which no model file contains")
+            }
+            Self { upscalers, .. } if !upscalers.is_empty() => {
+                Some("upscalers are separate files and cannot be part of a model")
             }
             Self { controls, .. } if !controls.is_empty() => {
                 Some("control networks are separate files and cannot be part of a model")
@@ -1523,6 +1616,8 @@ impl fmt::Debug for Builder {
             elsewhere,
             prediction,
             zero_terminal_snr,
+            upscalers,
+            upscaler_tiling,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -1547,6 +1642,8 @@ impl fmt::Debug for Builder {
             .field("elsewhere", elsewhere)
             .field("prediction", prediction)
             .field("zero_terminal_snr", zero_terminal_snr)
+            .field("upscalers", upscalers)
+            .field("upscaler_tiling", upscaler_tiling)
             .finish()
     }
 }

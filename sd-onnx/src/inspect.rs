@@ -17,6 +17,7 @@ pub use self::control::ControlFacts;
 use crate::{
     Error,
     checkpoint::{self, Kind},
+    control::CONTROL_NET,
     exported,
     graph::Dialect,
     hash,
@@ -278,10 +279,17 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         match VisionFiles::open(path, None) {
             Ok(files) => {
                 parts.push(Part::of_vision(&files));
-                warnings.extend(check_vision(files).map(|problem| of_part(&problem)));
+                let problem = check_vision(files);
+                warnings.extend(problem.map(|problem| of_part(IMAGE_ENCODER, &problem)));
             }
-            Err(error) => warnings.push(of_part(&outside::chain(&error))),
+            Err(error) => warnings.push(of_part(IMAGE_ENCODER, &outside::chain(&error))),
         }
+    }
+    // The same holds for a ControlNet in the folder.
+    if let Some(found) = control::of_folder(&path.join(CONTROL_NET)) {
+        parts.extend(found.parts);
+        let problems = found.problems.iter();
+        warnings.extend(problems.map(|problem| of_part(CONTROL_NET, problem)));
     }
     if parts.is_empty() && problems.is_empty() {
         return Err(Error::Missing {
@@ -349,9 +357,9 @@ fn check_vision(files: VisionFiles) -> Option<String> {
     checked.err().map(|error| outside::chain(&error))
 }
 
-/// Returns a warning about the vision model in a model folder.
-fn of_part(problem: &str) -> String {
-    format!("`{IMAGE_ENCODER}` cannot be loaded: {problem}")
+/// Returns a warning about a network in a model folder that a pipeline does not load by itself.
+fn of_part(part: &str, problem: &str) -> String {
+    format!("`{part}` cannot be loaded: {problem}")
 }
 
 /// Returns the name of a kind of file, without the explanation after it.

@@ -125,12 +125,23 @@ keys! {
              `First pass size`, which is only read, is present, `Size` is the size of the \
              finished picture.";
         HIRES_UPSCALER = "Hires upscaler":
-            "how the second pass enlarges, by WebUI's name. Another name is a difference, and \
-             Lanczos is used.";
+            "how the second pass enlarges, by WebUI's name, or by the name of a \
+             [network](crate::Upscaler::Network). \
+             [`Pipeline::reproduction`](crate::Pipeline::reproduction) finds networks by their \
+             names; if the pipeline has none of that name, Lanczos is used. Without a pipeline, a \
+             network is a difference.";
         HIRES_STEPS = "Hires steps", HIRES_SAMPLER = "Hires sampler",
         HIRES_SCHEDULE_TYPE = "Hires schedule type", HIRES_PROMPT = "Hires prompt",
         HIRES_NEGATIVE_PROMPT = "Hires negative prompt", HIRES_CFG_SCALE = "Hires CFG Scale":
             "the values of the second pass that differ from the first pass.";
+        SD_UPSCALE_OVERLAP = "SD upscale overlap", SD_UPSCALE_UPSCALER = "SD upscale upscaler":
+            "a picture that was redrawn in tiles, \
+             [`Pipeline::upscale_by_tiles`](crate::Pipeline::upscale_by_tiles): the overlap of the \
+             tiles in pixels, and how the picture was enlarged before. They are a difference.";
+        POSTPROCESS_UPSCALE_BY = "Postprocess upscale by",
+        POSTPROCESS_UPSCALER = "Postprocess upscaler":
+            "a finished picture that was enlarged: the factor, and the name of the upscaler. \
+             [`Infotext::enlarged`](crate::Infotext::enlarged) adds them. They are a difference.";
         SD_HIRES = "SD hires":
             "all options of the second pass as JSON, or `custom` if they cannot be written.";
         IMAGE_CFG_SCALE = "Image CFG scale":

@@ -114,6 +114,7 @@ pub(crate) fn reproduction(
     reading.loras();
     reading.tiling();
     reading.start(&request);
+    hires::note_enlarged(&mut reading);
     reading.others(draws);
     reading.done(request)
 }

@@ -19,12 +19,12 @@
 // - `fill`: WebUI's `fill` in `modules/masking.py`, none
 // - `region`: WebUI's `get_crop_region_v2` and `expand_crop_region`, none
 // - `color`: WebUI's "Apply color correction", none
+// - `alpha`: Pillow's `Image.paste` with a mask, none
 // - `latents`: torch's `interpolate`, up to 1e-6
 //
 // `tests/golden/pixels.py` and `preprocessors.py` run the references and write their results for
 // the tests.
 
-mod alpha;
 mod canny;
 #[cfg(test)]
 pub(crate) mod golden;
@@ -33,6 +33,7 @@ mod resample;
 mod tile;
 mod tones;
 
+pub(crate) mod alpha;
 pub(crate) mod blur;
 pub(crate) mod color;
 pub(crate) mod fill;

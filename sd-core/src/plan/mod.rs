@@ -166,7 +166,7 @@ impl Planned {
         let seconds_fit = match (&self.second, &other.second) {
             (None, None) => true,
             (Some(own), Some(other)) => {
-                (own.upscaler, own.sizes) == (other.upscaler, other.sizes)
+                (&own.upscaler, own.sizes) == (&other.upscaler, other.sizes)
                     && own.planned.fits(&other.planned)
             }
             _ => false,

@@ -53,7 +53,9 @@ impl Kind {
             Self::ControlNet => "a ControlNet, which guides a model and cannot draw by itself",
             Self::T2iAdapter => "a T2I-Adapter, which guides a model and cannot draw by itself",
             Self::IpAdapter => "an IP-Adapter, which guides a model and cannot draw by itself",
-            Self::Upscaler => "an upscaler of pictures and not a model to draw with",
+            Self::Upscaler => {
+                "an upscaler of pictures and not a model to draw with (`Builder::upscaler`)"
+            }
             Self::Other(what) => what,
             Self::Unknown => "nothing that is known",
         }

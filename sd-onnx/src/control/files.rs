@@ -9,6 +9,7 @@ use crate::{
     checkpoint::{self, ControlKind, Family},
     config::{Config, MOST_CONFIG},
     models::{
+        control_net,
         image_prompt::{self, ImagePromptConfig},
         t2i_adapter,
     },
@@ -32,11 +33,8 @@ pub(crate) enum ControlFiles {
     },
 }
 
-/// The class of a ControlNet in diffusers.
-pub(crate) const CONTROL_NET: &str = "ControlNetModel";
-
 /// The name of a ControlNet's folder within a model folder.
-const INNER: &str = "controlnet";
+pub(crate) const CONTROL_NET: &str = "controlnet";
 
 /// How the names of weight files begin that say nothing about their contents.
 const PLAIN: [&str; 3] = ["diffusion_pytorch_model", "pytorch_model", "model"];
@@ -115,11 +113,11 @@ impl ControlFiles {
         let config = match whole.is_file() {
             true => whole,
             false if folder.join("unet").exists() => return None,
-            false => folder.join(INNER).join("config.json"),
+            false => folder.join(CONTROL_NET).join("config.json"),
         };
         let config = Config::open(&config, MOST_CONFIG).ok()?;
         let class = config.value("_class_name")?.as_str()?;
-        let known = [CONTROL_NET, t2i_adapter::CLASS].into_iter();
+        let known = [control_net::CLASS, t2i_adapter::CLASS].into_iter();
         let mut known = known.chain(REFUSED.iter().map(|(name, _)| *name));
         known.any(|name| name == class).then(|| class.to_owned())
     }
@@ -152,7 +150,7 @@ impl ControlFiles {
 
     fn of_folder(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let config = path.join("config.json");
-        let inner = path.join(INNER);
+        let inner = path.join(CONTROL_NET);
         if !config.is_file() {
             if inner.join("config.json").is_file() {
                 return Self::of_folder(&inner, variant);
@@ -163,14 +161,14 @@ impl ControlFiles {
                 hint: format!(
                     "expected a folder with `config.json` and \
                      `diffusion_pytorch_model.safetensors`, or a model folder that has a folder \
-                     `{INNER}`; an IP-Adapter is given as a file"
+                     `{CONTROL_NET}`; an IP-Adapter is given as a file"
                 ),
             });
         }
         let config = Config::open(&config, MOST_CONFIG)?;
         let kind = kind_of(&config)?;
         let folder = ModelFolder::flat(path, variant)?;
-        let weights = folder.weights(INNER)?;
+        let weights = folder.weights(CONTROL_NET)?;
         Ok(match kind {
             ControlKind::Adapter => Self::Adapter { config, weights },
             _ => Self::Net { config, weights },
@@ -243,13 +241,13 @@ const LATER: &str = "a ControlNet of a diffusion transformer such as Stable Diff
 
 /// Returns what a folder has, by its class.
 fn kind_of(config: &Config) -> Result<ControlKind, Error> {
-    let class = config.text("_class_name", CONTROL_NET)?;
+    let class = config.text("_class_name", control_net::CLASS)?;
     match class {
-        CONTROL_NET => return Ok(ControlKind::Net),
+        control_net::CLASS => return Ok(ControlKind::Net),
         t2i_adapter::CLASS => return Ok(ControlKind::Adapter),
         _ => {}
     }
-    let expected = format!("\"{CONTROL_NET}\" or \"{}\"", t2i_adapter::CLASS);
+    let expected = format!("\"{}\" or \"{}\"", control_net::CLASS, t2i_adapter::CLASS);
     match REFUSED.iter().find(|(name, _)| *name == class) {
         Some((_, what)) => Err(Error::Config {
             path: config.path().to_path_buf(),
@@ -263,7 +261,7 @@ fn kind_of(config: &Config) -> Result<ControlKind, Error> {
 
 fn class(kind: ControlKind) -> &'static str {
     match kind {
-        ControlKind::Net => CONTROL_NET,
+        ControlKind::Net => control_net::CLASS,
         ControlKind::Adapter => t2i_adapter::CLASS,
         ControlKind::Image => image_prompt::CLASS,
     }

@@ -125,7 +125,8 @@
 //! The second pass can have another [sampler, other steps, guidance and prompts](crate::Hires).
 //! Below a strength of about 0.5, the blur of the enlarged latents remains. With
 //! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
-//! allows lower strengths.
+//! allows lower strengths. [`Upscaler::Network`](crate::Upscaler::Network) enlarges it with a network
+//! such as ESRGAN; the chapter [`upscaling`](super::upscaling) describes these.
 //!
 //! # Large pictures in windows
 //! [`Request::tiles`](crate::Request::tiles) draws a large picture without a first pass. In each

@@ -12,7 +12,7 @@ use super::{Inspection, Part, name};
 use crate::{
     Error,
     checkpoint::Kind,
-    control::ControlFiles,
+    control::{CONTROL_NET, ControlFiles},
     graph::Dialect,
     models::{
         control_net::{self, ControlNetConfig},
@@ -77,7 +77,7 @@ fn of(path: &Path, files: ControlFiles, format: String) -> Inspection {
                 facts.channels = Some(config.picture_channels);
                 check_net(&config, &weights)
             });
-            (name(Kind::ControlNet), "controlnet", weights, checked)
+            (name(Kind::ControlNet), CONTROL_NET, weights, checked)
         }
         ControlFiles::Adapter { config, weights } => {
             let checked = T2iAdapterConfig::new(&config).and_then(|config| {
