@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use sd_onnx::{
-    Hires, HiresSize, Infotext, Mask, MaskRule, MaskedContent, Request, Resize, Sides, Start,
-    Upscaler, files,
+    Builder, Hires, HiresSize, Infotext, Mask, MaskRule, MaskedContent, Request, Resize, Sides,
+    Start, Upscaler, files,
     image::{DynamicImage, RgbImage},
     infotext::MASK_NOTE,
 };
@@ -94,22 +94,30 @@ pub struct HiresOptions {
     /// Steps of the second pass [default: as many as in the first pass]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub hires_steps: Option<usize>,
-    /// How the picture is enlarged, by WebUI's name: Latent, "Latent (bicubic)", Lanczos …
-    /// [default: Latent]
-    #[arg(long, value_name = "NAME", value_parser = upscaler)]
-    pub hires_upscaler: Option<Upscaler>,
+    /// How the picture is enlarged, by WebUI's name: Latent, "Latent (bicubic)", Lanczos …, or by
+    /// the name of an --upscaler file without the extension [default: Latent]
+    #[arg(long, value_name = "NAME")]
+    pub hires_upscaler: Option<String>,
+    /// Network that enlarges pictures, such as RealESRGAN_x4plus.pth: a .safetensors or .pth file;
+    /// may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub upscaler: Vec<PathBuf>,
     /// Prompt of the second pass [default: the prompt]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub hires_prompt: Option<String>,
 }
 
 /// Parses a value of an enum by the name that it has in JSON.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(crate) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let read = T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(text));
     read.map_err(|error| error.to_string())
 }
 
-fn share(text: &str) -> Result<f32, String> {
+/// Parses a number from 0 to 1.
+///
+/// # Errors
+/// Returns a text with what is expected.
+pub fn share(text: &str) -> Result<f32, String> {
     let share = text.parse().ok();
     let share = share.filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected 0 to 1".to_owned())
@@ -139,7 +147,7 @@ fn blur(text: &str) -> Result<f32, String> {
 }
 
 /// Returns a parser of the word `none` and of the values that `parse` knows.
-fn or_none<T>(
+pub(crate) fn or_none<T>(
     parse: impl Fn(&str) -> Result<T, String> + Clone,
 ) -> impl Fn(&str) -> Result<OrNone<T>, String> + Clone {
     move |text| match text {
@@ -165,11 +173,31 @@ fn hires(text: &str) -> Result<HiresSize, String> {
         .ok_or_else(|| expected.to_owned())
 }
 
-fn upscaler(text: &str) -> Result<Upscaler, String> {
-    Upscaler::from_webui(text).ok_or_else(|| {
-        let names: Vec<_> = Upscaler::webui_names().collect();
-        format!("expected one of: {}", names.join(", "))
-    })
+/// Returns the name of an upscaler's file without its extension.
+pub fn upscaler_name(file: &Path) -> String {
+    let name = file.file_stem().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Returns the upscaler that an option names, one of WebUI's or one of the `files`.
+///
+/// # Errors
+/// [`Failure::Arguments`] if there is none.
+pub fn named_upscaler(option: &str, name: &str, files: &[PathBuf]) -> Result<Upscaler, Failure> {
+    if let Some(upscaler) = Upscaler::from_webui(name) {
+        return Ok(upscaler);
+    }
+    let mut files = files.iter().map(|file| upscaler_name(file));
+    if files.any(|file| file == name) {
+        return Ok(Upscaler::Network(name.to_owned()));
+    }
+    let names: Vec<_> = Upscaler::webui_names().collect();
+    Err(Failure::Arguments(format!(
+        "{option} is {}, expected one of: {}; or the name of an --upscaler file without the \
+         extension",
+        printable(name),
+        names.join(", ")
+    )))
 }
 
 impl StartOptions {
@@ -314,6 +342,11 @@ impl StartOptions {
 }
 
 impl HiresOptions {
+    /// Adds the networks that enlarge pictures to a builder.
+    pub fn with_upscalers(&self, builder: Builder) -> Builder {
+        self.upscaler.iter().fold(builder, Builder::upscaler)
+    }
+
     /// Adds the second pass to a request, or changes the second pass that it has.
     ///
     /// # Errors
@@ -351,7 +384,9 @@ impl HiresOptions {
         }
         hires.strength = self.hires_strength.unwrap_or(hires.strength);
         hires.steps = self.hires_steps.or(hires.steps);
-        hires.upscaler = self.hires_upscaler.unwrap_or(hires.upscaler);
+        if let Some(name) = &self.hires_upscaler {
+            hires.upscaler = named_upscaler("--hires-upscaler", name, &self.upscaler)?;
+        }
         if let Some(prompt) = &self.hires_prompt {
             hires.prompt = Some(prompt.into());
         }

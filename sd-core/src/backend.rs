@@ -2,7 +2,10 @@
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Zip};
 
-use crate::{LatentRgb, Seamless, SizeIds, StopToken};
+use crate::{
+    ControlCall, ControlInput, ControlInputs, Hint, LatentRgb, Seamless, SizeIds, StopToken,
+    upscale::Tiling,
+};
 
 pub use sd_text::{BoxError, NetworkReport};
 
@@ -19,6 +22,24 @@ pub trait Denoiser: Send + Sync {
     /// Returns any error of the backend. When [`Call::stop`] is stopped, the call may return early
     /// with any error. A call that is short anyway may ignore the token.
     fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError>;
+
+    /// Lets a control network read a picture. `network` is an index in [`Inputs::controls`]. The
+    /// pipeline calls it once for each control and pass of a request, and hands the hint back in
+    /// [`Call::controls`].
+    ///
+    /// Default: an error, for a denoiser without control networks.
+    ///
+    /// # Errors
+    /// The same as for [`predict`](Self::predict).
+    fn read_control(
+        &self,
+        network: usize,
+        picture: ControlInput<'_>,
+        stop: &StopToken,
+    ) -> Result<Hint, BoxError> {
+        let _ = (picture, stop);
+        Err(format!("there is no control network {network}").into())
+    }
 
     /// Returns where the nodes of the loaded network run.
     ///
@@ -73,6 +94,10 @@ pub struct Inputs {
     ///
     /// Default: [`Seamless::NONE`].
     pub seamless: Seamless,
+    /// The control networks that requests can [call](crate::Control). Their names are different.
+    ///
+    /// Default: none.
+    pub controls: Vec<ControlInputs>,
 }
 
 impl Inputs {
@@ -88,6 +113,7 @@ impl Inputs {
             extra_channels: 0,
             patch: 1,
             seamless: Seamless::NONE,
+            controls: Vec::new(),
         }
     }
 
@@ -126,6 +152,12 @@ impl Inputs {
         self.seamless = axes;
         self
     }
+
+    /// Adds a control network to [`controls`](Self::controls).
+    pub fn control(mut self, network: ControlInputs) -> Self {
+        self.controls.push(network);
+        self
+    }
 }
 
 /// One call of a denoiser.
@@ -152,6 +184,11 @@ pub struct Call<'a> {
     pub guidance: Option<ArrayView1<'a, f32>>,
     /// The extra channels beside the latents, `[batch, channels, h, w]`.
     pub beside: Option<ArrayView4<'a, f32>>,
+    /// The control networks that act in the call. For the outputs of ControlNets and T2I-Adapters,
+    /// the denoiser adds what all of them contribute.
+    ///
+    /// Default: none.
+    pub controls: &'a [ControlCall<'a>],
     /// The step of the run that the call belongs to, counted from 0. A sampler may make several
     /// calls in a step. A run that starts from a picture has fewer steps than its ladder.
     ///
@@ -178,6 +215,7 @@ impl<'a> Call<'a> {
             sizes: None,
             guidance: None,
             beside: None,
+            controls: &[],
             step: 0,
             stop,
         }
@@ -204,6 +242,12 @@ impl<'a> Call<'a> {
     /// Sets [`beside`](Self::beside).
     pub fn beside(mut self, picture: ArrayView4<'a, f32>) -> Self {
         self.beside = Some(picture);
+        self
+    }
+
+    /// Sets [`controls`](Self::controls).
+    pub fn controls(mut self, controls: &'a [ControlCall<'a>]) -> Self {
+        self.controls = controls;
         self
     }
 
@@ -254,6 +298,42 @@ pub trait LatentCodec: Send + Sync {
     }
 
     /// Returns where the nodes of the loaded networks run.
+    ///
+    /// Default: an empty list.
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
+    }
+}
+
+/// A network that enlarges pictures by a whole factor, such as ESRGAN.
+///
+/// [`Enlarger`](crate::upscale::Enlarger) enlarges pictures of any size by any factor with it.
+pub trait PictureUpscaler: Send + Sync {
+    /// Returns the factor by which both sides grow, at least 1. A network with the factor 1 restores
+    /// pictures without enlarging them.
+    fn scale(&self) -> usize;
+
+    /// Enlarges a picture `[1, 3, h, w]`, red, green and blue, `0.0..=1.0`, to
+    /// `[1, 3, h·scale, w·scale]`. The result is not clamped.
+    ///
+    /// # Errors
+    /// Returns any error of the backend. When `stop` is stopped, the call may return early with any
+    /// error.
+    fn upscale(
+        &self,
+        picture: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<Array4<f32>, BoxError>;
+
+    /// Returns the size of the tiles in which large pictures go through the network. It bounds the
+    /// memory of a call.
+    ///
+    /// Default: [`Tiling::default`], tiles of 192 pixels that overlap by 8.
+    fn tiling(&self) -> Tiling {
+        Tiling::default()
+    }
+
+    /// Returns where the nodes of the loaded network run.
     ///
     /// Default: an empty list.
     fn report(&self) -> Vec<NetworkReport> {

@@ -134,6 +134,13 @@ pub enum Stage {
     Decoder,
     /// The codec, while it encoded a picture.
     Encoder,
+    /// A network that enlarges pictures.
+    Upscaler,
+    /// A control network, while it read the picture of a [`Control`](crate::Control).
+    Control {
+        /// The name of the network.
+        network: String,
+    },
     /// The start of the thread of [`Pipeline::events`](crate::Pipeline::events).
     Thread,
 }
@@ -168,6 +175,10 @@ impl fmt::Display for Stage {
             Self::Sampler => f.write_str("the sampler"),
             Self::Decoder => f.write_str("decoding the latents"),
             Self::Encoder => f.write_str("encoding the image"),
+            Self::Upscaler => f.write_str("enlarging the picture"),
+            Self::Control { network } => {
+                write!(f, "reading the picture for {}", printable(network))
+            }
             Self::Thread => f.write_str("starting a thread"),
         }
     }

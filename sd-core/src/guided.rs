@@ -1,13 +1,17 @@
 //! The guided denoiser, which a sampler calls.
 
+use std::sync::Arc;
+
 use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
     BoxError, Call, Denoiser, GenerateError, Guidance, Stage, StopToken,
     conditioning::Contexts,
+    control::EncodedControl,
     guidance::{GuidanceStep, Memory},
     guide,
+    tiled::Tiled,
 };
 
 /// The denoiser D(x; sigma) under prompts and guidance, for one picture or a batch. Samplers call
@@ -47,6 +51,10 @@ pub(crate) struct Half {
     pub sizes: Option<Array2<f32>>,
     /// The extra channels beside the latents, `[batch, channels, h, w]`, if the network takes them.
     pub beside: Option<ArcArray<f32, Ix4>>,
+    /// The pictures that steer the network.
+    pub controls: Arc<[EncodedControl]>,
+    /// Whether this is the negative prompt.
+    pub negative: bool,
 }
 
 /// The network, and its inputs that are the same for prompt and negative prompt.
@@ -58,6 +66,10 @@ struct Network<'a> {
     latents: Vec<f32>,
     /// The guidance scale of each picture, if the network takes it as an input.
     scales: Option<Array1<f32>>,
+    /// The number of steps of this run, of which controls act in a part. 1 if it is unknown.
+    run_steps: usize,
+    /// The windows of a large picture. `None` if the network sees the whole picture.
+    tiled: Option<Tiled>,
     stop: StopToken,
 }
 
@@ -80,9 +92,16 @@ impl Network<'_> {
         call.sizes = half.sizes.as_ref().map(|sizes| sizes.view());
         call.guidance = self.scales.as_ref().map(|scales| scales.view());
         call.beside = half.beside.as_ref().map(|beside| beside.view());
+        let controls = half.controls.iter();
+        let controls = controls.filter_map(|it| it.call(half.negative, at.index, self.run_steps));
+        let controls: Vec<_> = controls.collect();
+        call.controls = &controls;
         call.step = at.index;
-        self.denoiser
-            .predict(&call, ArrayViewMut4::from_shape(self.shape, output)?)
+        let output = ArrayViewMut4::from_shape(self.shape, output)?;
+        match &self.tiled {
+            None => self.denoiser.predict(&call, output),
+            Some((windows, most)) => windows.predict(self.denoiser, &call, *most, output),
+        }
     }
 }
 
@@ -110,6 +129,8 @@ impl<'a> Guided<'a> {
                 shape,
                 latents: vec![0.0; length],
                 scales,
+                run_steps: 1,
+                tiled: None,
                 stop,
             },
             prediction,
@@ -138,6 +159,12 @@ impl<'a> Guided<'a> {
         self
     }
 
+    /// Shows the network windows of the latents instead of all latents.
+    pub(crate) fn tiled(mut self, tiled: Option<Tiled>) -> Self {
+        self.network.tiled = tiled;
+        self
+    }
+
     /// Sets where in the whole run these rungs lie, so that a guidance
     /// [interval](crate::ClassifierFree::interval) can be placed.
     ///
@@ -146,6 +173,7 @@ impl<'a> Guided<'a> {
     pub fn rungs(mut self, rungs: &Rungs) -> Self {
         self.steps = Some(rungs.steps_of_whole());
         self.first = rungs.index_in_whole(0);
+        self.network.run_steps = rungs.steps();
         self
     }
 

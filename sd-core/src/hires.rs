@@ -113,8 +113,9 @@ pub enum HiresSize {
 
 /// How the result of the first pass is enlarged for a [second pass](Hires).
 ///
-/// With serde it is `{"latent": …}` or `{"pixels": …}` with the name of the filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// With serde it is `{"latent": …}` or `{"pixels": …}` with the name of the filter, or
+/// `{"network": …}` with the name of the network.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Upscaler {
@@ -123,6 +124,11 @@ pub enum Upscaler {
     /// The picture is decoded, scaled as Pillow does it, and encoded again, like WebUI's "Lanczos"
     /// and "Nearest". The mode of the encoder's distribution is used; WebUI draws a sample from it.
     Pixels(Filter),
+    /// The picture is decoded, enlarged by the pipeline's network of this name, and encoded again,
+    /// like WebUI's upscalers ESRGAN, SwinIR and others.
+    /// [`PipelineBuilder::upscaler`](crate::PipelineBuilder::upscaler) adds networks, and
+    /// [`Enlarger`](crate::upscale::Enlarger) describes how they run.
+    Network(String),
 }
 
 impl Default for Upscaler {
@@ -155,12 +161,12 @@ const NAMES: [(&str, Upscaler); 9] = [
 ];
 
 impl Upscaler {
-    /// Returns the upscaler that WebUI calls by this name, such as `Latent (bicubic)`. `None` for
-    /// any other name, such as a network that enlarges pictures.
+    /// Returns the upscaler that WebUI has under this name in every installation, such as
+    /// `Latent (bicubic)`. `None` for any other name, which may be a [network](Self::Network).
     pub fn from_webui(name: &str) -> Option<Self> {
         let mut names = NAMES.iter();
         let (_, found) = names.find(|(known, _)| *known == name)?;
-        Some(*found)
+        Some(found.clone())
     }
 
     /// Returns WebUI's names of all upscalers that [`from_webui`](Self::from_webui) knows.
@@ -168,10 +174,14 @@ impl Upscaler {
         NAMES.iter().map(|(name, _)| *name)
     }
 
-    /// Returns the upscaler's name in WebUI. `None` if WebUI does not have it.
-    pub fn webui(self) -> Option<&'static str> {
+    /// Returns the upscaler's name in WebUI, which is a network's own name. `None` if WebUI does not
+    /// have it.
+    pub fn webui(&self) -> Option<&str> {
+        if let Self::Network(name) = self {
+            return Some(name);
+        }
         let mut names = NAMES.iter();
-        let (name, _) = names.find(|(_, known)| *known == self)?;
+        let (name, _) = names.find(|(_, known)| known == self)?;
         Some(name)
     }
 }
@@ -218,6 +228,7 @@ impl Hires {
     ///
     /// let sharper = Hires::scale(1.5).upscaler(Upscaler::Latent(LatentFilter::NearestExact));
     /// let of_pixels = Hires::scale(1.5).upscaler(Upscaler::Pixels(Filter::Lanczos));
+    /// let of_network = Hires::scale(1.5).upscaler(Upscaler::Network("4x-sharp".to_owned()));
     /// ```
     pub fn upscaler(mut self, upscaler: Upscaler) -> Self {
         self.upscaler = upscaler;

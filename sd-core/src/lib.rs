@@ -88,6 +88,7 @@
 
 mod backend;
 mod conditioning;
+mod control;
 mod defaults;
 mod error;
 mod event;
@@ -115,11 +116,18 @@ mod size;
 mod sizes;
 mod start;
 mod stop;
+mod tiled;
+pub mod upscale;
 
 pub use backend::{
     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
+    PictureUpscaler,
 };
 pub use conditioning::Conditioning;
+pub use control::{
+    Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
+    ControlPicture, Hint, MAX_CONTROLS, Preprocessor,
+};
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
 pub use event::{Event, Progress, StepInfo};
@@ -146,6 +154,7 @@ pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
 pub use start::{Mask, MaskRule, MaskedContent, Posterior, Resize, Sides, Start, StartFrom};
 pub use stop::{OnStop, StopToken};
+pub use tiled::{MAX_TILES, TileWeights, Tiles};
 
 // Compiles the example in the README with the other documentation tests.
 #[cfg(doctest)]

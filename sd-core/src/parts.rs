@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use ndarray::{Array4, ArrayView4};
-use sd_schedulers::{NoiseSchedule, SchedulerConfig};
-use sd_text::PromptEncoder;
+use sd_schedulers::{NoiseSchedule, SchedulerConfig, names::near};
+use sd_text::{
+    PromptEncoder,
+    outside::{list, printable},
+};
 
 use crate::{
     Defaults, Denoiser, GenerateError, ImageSize, LatentCodec, LatentRgb, LoraCall, LoraNetworks,
-    MaskRule, Request, Stage, StopToken,
+    MaskRule, PictureUpscaler, Problem, Request, Stage, StopToken, Upscaler,
     lora::{Callable, Lora},
     model_id::ModelId,
+    upscale::MOST_SCALE,
 };
 
 /// The parts of a [`Pipeline`](crate::Pipeline), checked against each other, and its defaults.
@@ -33,6 +37,7 @@ pub(crate) struct Parts {
     pub loras: Arc<[Arc<Lora>]>,
     pub callable: Arc<Callable>,
     pub refiner: Option<Refiner>,
+    pub upscalers: Vec<NamedUpscaler>,
     pub latent_rgb: LatentRgb,
 }
 
@@ -44,7 +49,60 @@ pub(crate) struct Refiner {
     pub denoiser: Arc<dyn Denoiser>,
 }
 
+/// A network that enlarges pictures, which requests call by its name.
+#[derive(Clone)]
+pub(crate) struct NamedUpscaler {
+    pub name: Arc<str>,
+    pub network: Arc<dyn PictureUpscaler>,
+}
+
+/// Returns what is wrong with the names and scales of upscalers.
+pub(crate) fn upscaler_problem(upscalers: &[NamedUpscaler]) -> Option<String> {
+    upscalers.iter().enumerate().find_map(|(i, upscaler)| {
+        let name = printable(&upscaler.name);
+        let is_taken = upscalers[..i].iter().any(|it| it.name == upscaler.name);
+        let scale = upscaler.network.scale();
+        if is_taken || Upscaler::from_webui(&upscaler.name).is_some() {
+            Some(format!("the name `{name}` stands for two upscalers"))
+        } else if !(1..=MOST_SCALE).contains(&scale) {
+            Some(format!(
+                "the upscaler `{name}` has the scale {scale}, expected 1 to {MOST_SCALE}"
+            ))
+        } else {
+            None
+        }
+    })
+}
+
 impl Parts {
+    /// Returns the network that enlarges pictures with this name.
+    pub fn upscaler(&self, name: &str) -> Option<&Arc<dyn PictureUpscaler>> {
+        let found = self.upscalers.iter().find(|it| *it.name == *name);
+        found.map(|it| &it.network)
+    }
+
+    /// Returns the network that enlarges pictures with this name.
+    ///
+    /// # Errors
+    /// Returns a problem of the value `field` with the nearest names if there is none.
+    pub fn called_upscaler(
+        &self,
+        name: &str,
+        field: &'static str,
+    ) -> Result<&Arc<dyn PictureUpscaler>, Problem> {
+        self.upscaler(name).ok_or_else(|| {
+            let names = self.upscalers.iter().map(|it| &*it.name);
+            let expected = match near(name, names) {
+                names if names.is_empty() => {
+                    "a pipeline with upscalers (`Builder::upscaler`, `PipelineBuilder::upscaler`)"
+                        .to_owned()
+                }
+                names => format!("the name of an upscaler, such as {}", list(names)),
+            };
+            Problem::new(field, expected, format_args!("`{name}`"))
+        })
+    }
+
     /// Returns the scheduler configuration and the defaults for a request.
     pub fn scheduling(&self, request: &Request) -> (&SchedulerConfig, &Defaults) {
         match &self.redrawing {

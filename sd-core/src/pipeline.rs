@@ -10,14 +10,15 @@ use sd_text::{PromptEmbedding, PromptEncoder, outside::printable};
 use crate::{
     BuildError, Defaults, Denoiser, Event, Events, GenerateError, Generation, Guidance, Guided,
     ImageSize, Infotext, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraInfo, LoraLibrary,
-    NetworkReport, Problem, Problems, Reproduction, Request, StopToken,
+    NetworkReport, PictureUpscaler, Problem, Problems, Reproduction, Request, StopToken, Upscaler,
     conditioning::Contexts,
     guided::Half,
     infotext::{self, keys},
     lora::{self, Callable, Lora, LoraWeight},
     model_id::ModelId,
-    parts::{Parts, Refiner},
+    parts::{NamedUpscaler, Parts, Refiner, upscaler_problem},
     picture::{from_rgb, to_rgb},
+    pixels::Filter,
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
     run::{Batch, Pass, Prompts},
     start,
@@ -73,6 +74,7 @@ pub struct PipelineBuilder {
     loras: Vec<Arc<Lora>>,
     lora_library: Option<Arc<dyn LoraLibrary>>,
     refiner: Option<Refiner>,
+    upscalers: Vec<NamedUpscaler>,
 }
 
 impl PipelineBuilder {
@@ -257,6 +259,34 @@ impl PipelineBuilder {
         self
     }
 
+    /// Adds a network that enlarges pictures, which requests call by this name:
+    /// [`Upscaler::Network`](crate::Upscaler::Network). The method can be called several times, each
+    /// time with another name. WebUI's name of such a network is the name of its file without the
+    /// extension.
+    ///
+    /// Default: none. A request that calls one is then refused.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # fn example(
+    /// #     builder: sd_core::PipelineBuilder,
+    /// #     network: Arc<dyn sd_core::PictureUpscaler>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sd_core::{Hires, Request, Upscaler};
+    ///
+    /// let pipeline = builder.upscaler("4x-sharp", network).build()?;
+    /// let upscaler = Upscaler::Network("4x-sharp".to_owned());
+    /// let hires = Hires::scale(2.0).upscaler(upscaler).strength(0.4);
+    /// pipeline.generate(&Request::new("a fox").hires(hires))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn upscaler(mut self, name: impl Into<String>, network: Arc<dyn PictureUpscaler>) -> Self {
+        let name = name.into().into();
+        self.upscalers.push(NamedUpscaler { name, network });
+        self
+    }
+
     /// Checks the parts and builds the pipeline.
     ///
     /// If the codec has no [`latent_rgb`](LatentCodec::latent_rgb), the coefficients of previews
@@ -265,7 +295,8 @@ impl PipelineBuilder {
     /// # Errors
     /// - [`BuildError::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do
     ///   not agree on channels, widths or inputs, or if the configuration for
-    ///   [redrawing](Self::redrawing) has another noise schedule or prediction.
+    ///   [redrawing](Self::redrawing) has another noise schedule or prediction, or if two
+    ///   [upscalers](Self::upscaler) have the same name, or one has a name of WebUI's own.
     /// - [`BuildError::Scheduler`] if the noise schedule cannot be used.
     /// - [`BuildError::Settings`] if the default size, the default clip skip, `max_pixels` or
     ///   `max_batch` is out of range.
@@ -289,6 +320,7 @@ impl PipelineBuilder {
             loras,
             lora_library,
             refiner,
+            upscalers,
         } = self;
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
         if let Some((other, _)) = &redrawing
@@ -319,6 +351,7 @@ impl PipelineBuilder {
             loras: loras.into(),
             callable: Arc::new(Callable::new(lora_library)),
             refiner,
+            upscalers,
             latent_rgb,
         };
         Ok(Pipeline {
@@ -347,6 +380,9 @@ impl PipelineBuilder {
             return Err(BuildError::Parts(problem.into()));
         }
         check_prompts("denoiser", inputs, &self.prompts)?;
+        if let Some(problem) = upscaler_problem(&self.upscalers) {
+            return Err(BuildError::Parts(problem));
+        }
         match &self.refiner {
             Some(refiner) => check_refiner(inputs, refiner),
             None => Ok(()),
@@ -442,6 +478,7 @@ impl Pipeline {
             loras: Vec::new(),
             lora_library: None,
             refiner: None,
+            upscalers: Vec::new(),
         }
     }
 
@@ -613,6 +650,8 @@ impl Pipeline {
                 .as_ref()
                 .map(|sizes| sizes.slice(s![row..row + 1, ..]).to_owned()),
             beside: None,
+            controls: [].into(),
+            negative: row == 1,
         };
         Ok(Guided::new(
             &*parts.denoiser,
@@ -772,6 +811,7 @@ impl Pipeline {
         report.extend(parts.denoiser.report());
         report.extend(refiner.into_iter().flat_map(|it| it.denoiser.report()));
         report.extend(parts.codec.report());
+        report.extend(parts.upscalers.iter().flat_map(|it| it.network.report()));
         report
     }
 
@@ -804,6 +844,18 @@ impl Pipeline {
         self.parts.callable.library()
     }
 
+    /// Returns the [network that enlarges pictures](PipelineBuilder::upscaler) with this name.
+    pub fn upscaler(&self, name: &str) -> Option<&Arc<dyn PictureUpscaler>> {
+        self.parts.upscaler(name)
+    }
+
+    /// Iterates over the [networks that enlarge pictures](PipelineBuilder::upscaler) and their
+    /// names, in the order in which they were added.
+    pub fn upscalers(&self) -> impl Iterator<Item = (&str, &Arc<dyn PictureUpscaler>)> {
+        let upscalers = self.parts.upscalers.iter();
+        upscalers.map(|NamedUpscaler { name, network }| (&**name, network))
+    }
+
     /// Returns the request that draws a picture again with this model.
     ///
     /// It is the request of [`Infotext::request`] without the parts that this model does not
@@ -811,7 +863,9 @@ impl Pipeline {
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
     /// pipeline has none. Merged LoRAs are a difference unless this pipeline has the same LoRAs,
     /// with the same weights and in the same order. Seamless axes are a difference unless this
-    /// pipeline has the [same axes](Infotext::seamless).
+    /// pipeline has the [same axes](Infotext::seamless). A network that enlarged the picture for a
+    /// second pass is found by its [name](PipelineBuilder::upscaler); if this pipeline has none of
+    /// that name, Lanczos replaces it, which is a difference.
     ///
     /// LoRAs that the prompts call are compared with the [library](PipelineBuilder::lora_library):
     ///
@@ -845,6 +899,7 @@ impl Pipeline {
             let note = infotext::tiling::note_of_pipeline(inputs.seamless);
             again.differences.extend(note);
         }
+        self.compare_upscaler(infotext, &mut again);
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;
             let name = infotext.get("Refiner").unwrap_or("of unknown name");
@@ -854,6 +909,38 @@ impl Pipeline {
             ));
         }
         again
+    }
+
+    /// Follows the network that enlarged the picture for a second pass, if this pipeline has it.
+    fn compare_upscaler(&self, infotext: &Infotext, again: &mut Reproduction) {
+        let Some(hires) = &mut again.request.hires else {
+            return;
+        };
+        let Upscaler::Network(name) = hires.upscaler.clone() else {
+            return;
+        };
+        let note = infotext::network_note(&name);
+        let shown = printable(&name);
+        let here = if self.upscaler(&name).is_none() {
+            hires.upscaler = Upscaler::Pixels(Filter::Lanczos);
+            Some(format!(
+                "the picture was enlarged by `{shown}`, which this pipeline does not have, so \
+                 Lanczos is used"
+            ))
+        } else if infotext.is_foreign() {
+            Some(format!(
+                "WebUI gives `{shown}` blue, green and red instead of red, green and blue, so \
+                 details differ"
+            ))
+        } else {
+            None
+        };
+        let place = again.differences.iter().position(|known| *known == note);
+        match (place, here) {
+            (Some(place), Some(here)) => again.differences[place] = here,
+            (Some(place), None) => drop(again.differences.remove(place)),
+            (None, here) => again.differences.extend(here),
+        }
     }
 
     /// Compares the LoRAs that were merged into the networks with this pipeline's own.

@@ -8,7 +8,9 @@ use sd_schedulers::{
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Defaults, Guidance, Hires, Problems, Sizes, Start, json, prompts::Read};
+use crate::{
+    Control, Defaults, Guidance, Hires, Problems, Sizes, Start, Tiles, json, prompts::Read,
+};
 
 /// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -250,6 +252,19 @@ pub struct Request {
     /// Default: `None`. There is one pass.
     #[serde(default)]
     pub hires: Option<Hires>,
+    /// Pictures that steer the run through control networks of the pipeline, at most
+    /// [`MAX_CONTROLS`](crate::MAX_CONTROLS).
+    ///
+    /// Default: none.
+    #[serde(default)]
+    pub controls: Vec<Control>,
+    /// The windows in which a large picture is drawn (MultiDiffusion, tiled diffusion). With a
+    /// [second pass](Self::hires), they count for both passes. Size conditioning describes the
+    /// whole picture.
+    ///
+    /// Default: `None`. The denoiser sees the whole picture.
+    #[serde(default)]
+    pub tiles: Option<Tiles>,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -311,6 +326,8 @@ impl Request {
             ladder: None,
             start: None,
             hires: None,
+            controls: Vec::new(),
+            tiles: None,
             initial_noise: None,
         }
     }
@@ -609,9 +626,29 @@ impl Request {
         self
     }
 
+    /// Adds a picture to [`controls`](Self::controls). [`Control`] has an example.
+    pub fn control(mut self, control: Control) -> Self {
+        self.controls.push(control);
+        self
+    }
+
     /// Sets [`hires`](Self::hires). [`Hires`] has an example.
     pub fn hires(mut self, hires: Hires) -> Self {
         self.hires = Some(hires);
+        self
+    }
+
+    /// Sets [`tiles`](Self::tiles).
+    ///
+    /// ```
+    /// use sd_core::{Request, Tiles};
+    ///
+    /// let panorama = Request::new("mountains under snow").size(2048, 512);
+    /// let request = panorama.tiles(Tiles::new(512, 512));
+    /// # assert!(request.tiles.is_some());
+    /// ```
+    pub fn tiles(mut self, tiles: Tiles) -> Self {
+        self.tiles = Some(tiles);
         self
     }
 

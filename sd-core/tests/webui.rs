@@ -496,8 +496,7 @@ fn published_infotexts() {
         "`ADetailer denoising strength 2nd: 0.3`",
     ]
     .map(|entry| format!("{entry} is ignored"));
-    let enlarged =
-        "the picture was enlarged by `8x_NMKD`, which this crate does not have, so Lanczos is used";
+    let enlarged = "the picture was enlarged by `8x_NMKD`, which the pipeline must have";
     let mut of_adetailer = vec![enlarged, GPU];
     of_adetailer.extend(adetailer.iter().map(String::as_str));
     type Case<'a> = (&'a str, [&'a str; 2], &'a str, Ladder, Vec<&'a str>);
@@ -593,8 +592,7 @@ fn published_infotexts() {
             "dpmpp-2m",
             Ladder::karras(),
             vec![
-                "the picture was enlarged by `4x`, which this crate does not have, so Lanczos is \
-                 used",
+                "the picture was enlarged by `4x`, which the pipeline must have",
                 GPU,
                 "the prompts name textual inversions, which have to be loaded: \
                  `verybadimagenegative_v1.3: d70463f87042`",

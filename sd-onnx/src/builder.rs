@@ -7,7 +7,10 @@ use std::{
 };
 
 use ndarray::Array2;
-use sd_core::{Denoiser, LatentCodec, MAX_PIXELS, Pipeline, SchedulerConfig, Seamless};
+use sd_core::{
+    Denoiser, LatentCodec, MAX_PIXELS, PictureUpscaler, Pipeline, SchedulerConfig, Seamless,
+    upscale::Tiling,
+};
 use sd_schedulers::Prediction;
 use sd_text::{
     ClipTokenizer, PromptEncoder, TextualInversion, Tower, TowerError,
@@ -18,8 +21,10 @@ use crate::{
     Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
     checkpoint::Predicts,
     config::Config,
+    control::{ControlPath, ControlSettings, Controls},
     corrections::{Corrections, Task},
     defaults,
+    denoiser::OnnxDenoiser,
     engine::{Engine, Settings},
     exported::{self, Codec, TextFile},
     hash,
@@ -30,8 +35,9 @@ use crate::{
         unet::UnetConfig,
         vae::VaeConfig,
     },
-    parts::{OnnxCodec, OnnxDenoiser, OnnxTextModel, TextWeights},
+    parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
+    upscaler::OnnxUpscaler,
 };
 
 /// Pixels per latent on each side, and tokens per prompt window. Used where only a UNet is loaded,
@@ -91,9 +97,13 @@ pub struct Builder {
     loras: Vec<(PathBuf, LoraWeight)>,
     lora_folders: Vec<PathBuf>,
     refiner: Option<PathBuf>,
+    controls: Vec<ControlPath>,
+    image_encoder: Option<PathBuf>,
     elsewhere: Elsewhere,
     prediction: Option<Prediction>,
     zero_terminal_snr: Option<bool>,
+    upscalers: Vec<PathBuf>,
+    upscaler_tiling: Tiling,
 }
 
 /// Returns a builder with default settings: the CPU in f32, one thread per physical core, and the
@@ -124,9 +134,13 @@ pub fn builder() -> Builder {
         loras: Vec::new(),
         lora_folders: Vec::new(),
         refiner: None,
+        controls: Vec::new(),
+        image_encoder: None,
         elsewhere: Elsewhere::default(),
         prediction: None,
         zero_terminal_snr: None,
+        upscalers: Vec::new(),
+        upscaler_tiling: Tiling::default(),
     }
 }
 
@@ -573,6 +587,115 @@ impl Builder {
         self
     }
 
+    /// Adds a control network: a ControlNet, a T2I-Adapter or an IP-Adapter. Requests use it by
+    /// its name, with a picture each ([`Request::control`](crate::Request::control)).
+    ///
+    /// The path may be a folder of diffusers or a file, under diffusers' names or the authors' own.
+    /// The name is the folder's, or the file's without its extension. The kind is recognised from
+    /// the tensors. [`handbook::control`](crate::handbook::control) lists what is supported.
+    ///
+    /// The network must be for a model of the same family, such as SDXL. The UNet's weights are in
+    /// memory once, with or without control networks. A ControlNet takes about half as much memory
+    /// as the UNet.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{Control, Request, files};
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .control("control_v11p_sd15_canny.safetensors")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// let edges = files::read_picture("edges.png")?.rgb;
+    /// let control = Control::new("control_v11p_sd15_canny", edges).weight(0.8);
+    /// let found = pipeline.generate(&Request::new("a fox").control(control))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        let (name, path) = (None, path.into());
+        self.controls.push(ControlPath { name, path });
+        self
+    }
+
+    /// Adds a control network like [`control`](Self::control), under another name than its file's.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .named_control("canny", "control_v11p_sd15_canny.safetensors")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// assert_eq!(pipeline.denoiser().inputs().controls[0].name, "canny");
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn named_control(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let (name, path) = (Some(name.into()), path.into());
+        self.controls.push(ControlPath { name, path });
+        self
+    }
+
+    /// Sets the CLIP vision model of the [IP-Adapters](Self::control), anything that
+    /// [`load_image_encoder`](Self::load_image_encoder) accepts. Most IP-Adapters need OpenCLIP's
+    /// ViT-H/14, and the plain one for SDXL needs ViT-bigG/14.
+    ///
+    /// Default: the folder `image_encoder` beside the IP-Adapter's file or in the folder above, as
+    /// in the published repository.
+    ///
+    /// ```no_run
+    /// let pipeline = sd_onnx::builder()
+    ///     .control("ip-adapter-plus_sd15.safetensors")
+    ///     .image_encoder("clip-vit-h-14")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn image_encoder(mut self, path: impl Into<PathBuf>) -> Self {
+        self.image_encoder = Some(path.into());
+        self
+    }
+
+    /// Adds a network that enlarges pictures, a `.safetensors` or `.pth` file. The method can be
+    /// called several times.
+    ///
+    /// Its name is the name of the file without the extension, as in WebUI. Requests call it by
+    /// [`Upscaler::Network`](crate::Upscaler::Network). ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+,
+    /// SRVGGNetCompact and SwinIR are supported, in the names of all their versions. The network is
+    /// recognised by the names and shapes of its tensors, and loaded when it is first used.
+    ///
+    /// Loading fails with [`Error::Checkpoint`] if the file has another network, and with
+    /// [`Error::Pipeline`] if two files have the same name.
+    ///
+    /// Default: none.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{Hires, Request, Upscaler};
+    ///
+    /// let pipeline = sd_onnx::builder()
+    ///     .upscaler("RealESRGAN_x4plus.pth")
+    ///     .load("stable-diffusion-v1-5")?;
+    /// let upscaler = Upscaler::Network("RealESRGAN_x4plus".to_owned());
+    /// let hires = Hires::scale(2.0).upscaler(upscaler).strength(0.4);
+    /// pipeline.generate(&Request::new("a fox").hires(hires))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn upscaler(mut self, path: impl Into<PathBuf>) -> Self {
+        self.upscalers.push(path.into());
+        self
+    }
+
+    /// Sets the tiles in which pictures go through the [upscalers](Self::upscaler).
+    ///
+    /// Default: [`Tiling::default`], tiles of 192 pixels that overlap by 8, as in WebUI.
+    ///
+    /// ```no_run
+    /// use sd_onnx::upscale::Tiling;
+    ///
+    /// let larger = Tiling { tile: 512, overlap: 32 };
+    /// let upscaler = sd_onnx::builder().upscaler_tiling(larger).load_upscaler("4x-sharp.pth")?;
+    /// # Ok::<(), sd_onnx::Error>(())
+    /// ```
+    pub fn upscaler_tiling(mut self, tiling: Tiling) -> Self {
+        self.upscaler_tiling = tiling;
+        self
+    }
+
     /// Sets the file or folder that the UNet is read from, instead of the model's own.
     ///
     /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
@@ -800,7 +923,7 @@ impl Builder {
             denoiser,
             config: unet,
             resnets,
-        } = denoiser(&model, self.seamless, &adapters, &engine)?;
+        } = denoiser(&model, &self.control_settings(), &adapters, &engine)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
         let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
@@ -849,12 +972,22 @@ impl Builder {
         if let Some(library) = library {
             pipeline = pipeline.lora_library(Arc::new(library));
         }
+        for path in &self.upscalers {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            let network = OnnxUpscaler::open(path, self.upscaler_tiling, &engine)?;
+            pipeline = pipeline.upscaler(name, Arc::new(network));
+        }
         if let Some(path) = &self.refiner {
             let refiner = self.open_refiner(path, &model, prediction)?;
             // The LoRAs are for the model, and do not fit its refiner.
             let adapters = Adapters::default();
             let (prompts, _) = self.prompts(&refiner, &adapters, &engine)?;
-            let denoiser = self::denoiser(&refiner, self.seamless, &adapters, &engine)?;
+            // Control networks act on the model only.
+            let settings = ControlSettings {
+                paths: &[],
+                ..self.control_settings()
+            };
+            let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;
             let denoiser = Arc::new(denoiser.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
@@ -971,7 +1104,8 @@ impl Builder {
         let folder = self.open(path.as_ref(), &["unet"])?;
         let adapters = Adapters::new(&self.loras, &[], &folder)?;
         let engine = self.engine()?;
-        let LoadedUnet { denoiser, .. } = denoiser(&folder, self.seamless, &adapters, &engine)?;
+        let settings = self.control_settings();
+        let LoadedUnet { denoiser, .. } = denoiser(&folder, &settings, &adapters, &engine)?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
@@ -1005,6 +1139,38 @@ impl Builder {
         let factor = codec.factor();
         codec.prepare([height, width].map(|side| (side as usize / factor).max(1)))?;
         Ok(Arc::new(codec))
+    }
+
+    /// Loads a network that enlarges pictures, without a model. [`upscaler`](Self::upscaler)
+    /// describes the files, and [`Enlarger`](crate::upscale::Enlarger) enlarges pictures with it.
+    ///
+    /// Of the builder's settings, only the device, the precision, the runtime, the threads,
+    /// [`low_memory`](Self::low_memory), [`kept_sizes`](Self::kept_sizes) and
+    /// [`upscaler_tiling`](Self::upscaler_tiling) have an effect.
+    ///
+    /// ```no_run
+    /// use sd_onnx::{StopToken, image::RgbImage, upscale::Enlarger};
+    ///
+    /// let network = sd_onnx::builder().load_upscaler("RealESRGAN_x4plus.pth")?;
+    /// let picture = RgbImage::new(640, 480);
+    /// let stop = StopToken::new();
+    /// let large = Enlarger::new(&*network).enlarge(&picture, 4.0, &stop, |_| {})?;
+    /// assert_eq!(large.dimensions(), (2560, 1920));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// - [`Error::Io`], [`Error::Safetensors`] or [`Error::Pickle`] if the file cannot be read.
+    /// - [`Error::Checkpoint`] if it has no network that enlarges pictures, or one that is not
+    ///   supported.
+    /// - [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorType`] or
+    ///   [`Error::UnusedTensors`] if its tensors are not those of the network.
+    /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
+    ///   not available.
+    pub fn load_upscaler(&self, path: impl AsRef<Path>) -> Result<Arc<dyn PictureUpscaler>, Error> {
+        let engine = self.engine()?;
+        let network = OnnxUpscaler::open(path.as_ref(), self.upscaler_tiling, &engine)?;
+        Ok(Arc::new(network))
     }
 
     pub(crate) fn open(&self, path: &Path, components: &[&str]) -> Result<Source, Error> {
@@ -1042,6 +1208,12 @@ impl Builder {
             }
             Self { seamless, .. } if *seamless != Seamless::NONE => {
                 Some("seamless axes are a setting of loading, which no model file contains")
+            }
+            Self { upscalers, .. } if !upscalers.is_empty() => {
+                Some("upscalers are separate files and cannot be part of a model")
+            }
+            Self { controls, .. } if !controls.is_empty() => {
+                Some("control networks are separate files and cannot be part of a model")
             }
             Self { inversions, .. } if !inversions.is_empty() => {
                 Some("textual inversions are separate files and cannot be part of a model")
@@ -1120,6 +1292,16 @@ impl Builder {
             file,
             config,
         })
+    }
+
+    /// Returns the settings of the control networks.
+    fn control_settings(&self) -> ControlSettings<'_> {
+        ControlSettings {
+            paths: &self.controls,
+            image_encoder: self.image_encoder.as_deref(),
+            variant: self.variant.as_deref(),
+            seamless: self.seamless,
+        }
     }
 
     fn engine(&self) -> Result<Engine, Error> {
@@ -1346,12 +1528,18 @@ struct LoadedUnet {
 
 fn denoiser(
     folder: &Source,
-    seamless: Seamless,
+    settings: &ControlSettings<'_>,
     adapters: &Adapters,
     engine: &Engine,
 ) -> Result<LoadedUnet, Error> {
+    let seamless = settings.seamless;
     if let Some(graph) = folder.graph("unet")? {
         check_not_seamless(&graph, seamless)?;
+        if !settings.paths.is_empty() {
+            let problem = "an exported graph has no inputs for control networks; expected a \
+                           checkpoint or a diffusers folder";
+            return Err(Error::graph(&graph, problem));
+        }
         let (graph, config) = exported::unet(&graph, folder.sizes())?;
         return Ok(LoadedUnet {
             denoiser: OnnxDenoiser::exported(graph, engine)?,
@@ -1362,11 +1550,12 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
     let resnets = unet.resnets();
     Ok(LoadedUnet {
-        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), engine)?,
+        denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), controls, engine)?,
         config: Some(config),
         resnets,
     })
@@ -1422,9 +1611,13 @@ impl fmt::Debug for Builder {
             loras,
             lora_folders,
             refiner,
+            controls,
+            image_encoder,
             elsewhere,
             prediction,
             zero_terminal_snr,
+            upscalers,
+            upscaler_tiling,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -1444,9 +1637,13 @@ impl fmt::Debug for Builder {
             .field("loras", loras)
             .field("lora_folders", lora_folders)
             .field("refiner", refiner)
+            .field("controls", controls)
+            .field("image_encoder", image_encoder)
             .field("elsewhere", elsewhere)
             .field("prediction", prediction)
             .field("zero_terminal_snr", zero_terminal_snr)
+            .field("upscalers", upscalers)
+            .field("upscaler_tiling", upscaler_tiling)
             .finish()
     }
 }

@@ -28,7 +28,16 @@ pub(crate) struct Engine {
     /// The number of loaded sessions per network, if each input size needs a session. At least 1.
     pub kept_sizes: usize,
     /// The sessions of all networks, if only one network may be loaded at a time.
-    exclusive: Option<Arc<Mutex<Vec<Weak<Sessions>>>>>,
+    exclusive: Option<Arc<Mutex<Vec<Loaded>>>>,
+    /// Whether new networks stay loaded together with others of which this is true.
+    together: bool,
+}
+
+/// The sessions of a network, and whether it stays loaded together with others.
+#[derive(Debug)]
+struct Loaded {
+    sessions: Weak<Sessions>,
+    together: bool,
 }
 
 /// The settings of a new [`Engine`].
@@ -72,6 +81,7 @@ impl Engine {
             threads: settings.threads,
             kept_sizes: settings.kept_sizes.max(1),
             exclusive: settings.low_memory.then(Arc::default),
+            together: false,
         })
     }
 
@@ -88,24 +98,42 @@ impl Engine {
         self.exclusive.is_some()
     }
 
+    /// Returns the same engine for networks that run in the same steps. If only one network may be
+    /// loaded at a time, these networks count as one.
+    pub fn together(&self) -> Self {
+        Self {
+            together: true,
+            ..self.clone()
+        }
+    }
+
     /// Registers the sessions of a network, so that [`make_room`](Self::make_room) can unload them.
     /// Does nothing if there is no limit on loaded networks.
     pub fn register(&self, sessions: &Arc<Sessions>) {
         if let Some(all) = &self.exclusive {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|network| network.strong_count() > 0);
-            all.push(Arc::downgrade(sessions));
+            all.retain(|network| network.sessions.strong_count() > 0);
+            all.push(Loaded {
+                sessions: Arc::downgrade(sessions),
+                together: self.together,
+            });
         }
     }
 
-    /// Unloads all networks except the one with `sessions`, if only one may be loaded.
+    /// Unloads all networks except the one with `sessions`, which this engine has made, if only one
+    /// may be loaded.
     pub fn make_room(&self, sessions: &Arc<Sessions>) {
         let Some(all) = &self.exclusive else {
             return;
         };
         let all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        for other in all.iter().filter_map(Weak::upgrade) {
-            if !Arc::ptr_eq(&other, sessions) {
+        for other in all
+            .iter()
+            .filter(|other| !(self.together && other.together))
+        {
+            if let Some(other) = other.sessions.upgrade()
+                && !Arc::ptr_eq(&other, sessions)
+            {
                 other.unload();
             }
         }

@@ -5,7 +5,7 @@ mod preprocess;
 use std::{path::Path, sync::Arc};
 
 use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView4, Axis, s};
-use sd_core::image::RgbImage;
+use sd_core::{NetworkReport, image::RgbImage};
 
 use self::preprocess::Preprocess;
 use crate::{
@@ -262,6 +262,26 @@ impl ImageEncoder {
             }
         }
         Ok(all)
+    }
+
+    /// Returns the width of the hidden states.
+    pub(crate) fn width(&self) -> usize {
+        self.config.width
+    }
+
+    /// Returns the width of the projected embeddings.
+    pub(crate) fn projected_width(&self) -> usize {
+        self.config.projection
+    }
+
+    /// Returns the number of hidden states of a picture.
+    pub(crate) fn length(&self) -> usize {
+        self.config.length()
+    }
+
+    /// Returns where the nodes of the loaded network run.
+    pub(crate) fn report(&self) -> Vec<NetworkReport> {
+        self.network.report()
     }
 
     fn check_shape(&self, pixels: ArrayView4<'_, f32>) -> Result<(), ImageEncoderError> {

@@ -90,9 +90,12 @@
 mod builder;
 mod checkpoint;
 mod config;
+mod contiguous;
+mod control;
 mod convert;
 mod corrections;
 mod defaults;
+mod denoiser;
 mod device;
 mod engine;
 mod error;
@@ -114,27 +117,31 @@ mod runtime;
 mod session;
 mod source;
 mod text_encoder;
+mod upscaler;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use control::control_name;
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
 pub use image_encoder::{ImageEmbeddings, ImageEncoder, ImageEncoderError, ImageLayer};
-pub use inspect::{Adapter, Hashes, Inspection, Part, hashes, inspect};
+pub use inspect::{Adapter, ControlFacts, Hashes, Inspection, Part, hashes, inspect};
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
-    BuildError, Call, ClassifierFree, Conditioning, Defaults, Denoiser, Event, EventStream, Events,
-    GenerateError, Generation, Guidance, Guide, Guided, Hires, HiresSize, ImageSize, Infotext,
-    InfotextError, Inputs, LatentCodec, LatentDistribution, LatentRgb, LoraBlocks, LoraCall,
-    LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES, MAX_COUNT, MAX_PIXELS,
-    MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkReport, OnStop, Picture,
-    Pipeline, PipelineBuilder, Posterior, Problem, Problems, Progress, Prompt, PromptOptions,
-    RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides,
-    SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished,
+    BuildError, Call, ClassifierFree, Conditioning, Control, ControlCall, ControlInput,
+    ControlInputs, ControlKind, ControlLayers, ControlMode, ControlPicture, Defaults, Denoiser,
+    Event, EventStream, Events, GenerateError, Generation, Guidance, Guide, Guided, Hint, Hires,
+    HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec, LatentDistribution,
+    LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES,
+    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES, MAX_WINDOWS, Mask, MaskRule,
+    MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler, Pipeline, PipelineBuilder,
+    Posterior, Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare,
+    RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes,
+    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished,
     Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
-    text,
+    text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

@@ -139,6 +139,18 @@ impl Network {
         self.with_session(call, |session, inputs| session.run_for(inputs, outputs))?
     }
 
+    /// Runs the network like [`Session::run_all`].
+    pub fn run_all(
+        &self,
+        call: NetworkCall<'_>,
+        stop: &StopToken,
+        outputs: &[&str],
+    ) -> Result<Vec<ArrayD<f32>>, RunError> {
+        self.with_session(call, |session, inputs| {
+            session.run_all(inputs, stop, outputs)
+        })?
+    }
+
     /// Returns a report for each loaded session: which provider runs its nodes.
     pub fn report(&self) -> Vec<NetworkReport> {
         let sessions = self.sessions.lock();

@@ -1,32 +1,26 @@
-//! The networks of a pipeline on ONNX Runtime: text model, denoiser and codec.
+//! The networks of a pipeline on ONNX Runtime, except the UNet: text model and codec.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, OnceLock},
 };
 
-use ndarray::{
-    Array2, Array3, Array4, ArrayD, ArrayView2, ArrayView4, ArrayViewMut4, Axis, CowArray,
-    Dimension, Ix2, IxDyn, Slice, aview1,
-};
-use sd_core::{
-    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, LatentRgb, NetworkReport,
-    StopToken,
-};
+use ndarray::{Array4, ArrayD, ArrayView2, ArrayView4, Axis, Slice};
+use sd_core::{BoxError, LatentCodec, LatentDistribution, LatentRgb, NetworkReport, StopToken};
 use sd_text::{Layer, TextModel, TextShape, TextStates};
 
 use crate::{
-    Error, Precision, RunError,
+    Error, RunError,
+    contiguous::Contiguous,
     engine::Engine,
-    exported::{Codec, Limits, TextFile, TextGraph, UnetGraph},
+    exported::{Codec, Limits, TextFile, TextGraph},
     graph::{Dialect, Model},
-    lora::{Active, Set, Sites, UNET},
+    lora::{Active, Set, Sites},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
-        unet::{self, Sinusoids, UnetConfig, input},
         vae::{self, VaeConfig},
     },
-    network::{Named, Network, NetworkCall},
+    network::{Network, NetworkCall},
     session::Input,
     weights::Weights,
 };
@@ -192,264 +186,6 @@ fn text_shape(config: &ClipTextConfig, more: ArrayView2<'_, f32>) -> TextShape {
         .vocab_size(config.vocab_size + more.nrows());
     shape.pooled = config.projection;
     shape
-}
-
-/// The UNet. Clones share the network.
-#[derive(Clone)]
-pub(crate) struct OnnxDenoiser {
-    inputs: Inputs,
-    /// The width of the guidance scale's sinusoids, if the guidance scale is an input.
-    guidance_width: Option<usize>,
-    /// Set if the graph's inputs are sinusoids instead of numbers.
-    sinusoids: Option<UnetSinusoids>,
-    sample_size: [usize; 2],
-    /// The input sizes that an exported graph accepts.
-    limits: Limits,
-    network: Arc<Network>,
-    loras: Active,
-}
-
-/// The sinusoids of the timestep and of SDXL's sizes.
-#[derive(Clone)]
-struct UnetSinusoids {
-    timestep: Sinusoids,
-    sizes: Option<Sinusoids>,
-}
-
-impl OnnxDenoiser {
-    /// Creates a UNet that is loaded later. `live` are the names of the weights whose LoRAs can be
-    /// inputs.
-    ///
-    /// # Errors
-    /// Returns an error if tensors are missing, have another shape or are not used.
-    pub fn new(
-        config: UnetConfig,
-        mut weights: Weights,
-        live: &BTreeSet<String>,
-        engine: &Engine,
-    ) -> Result<Self, Error> {
-        weights.check(
-            unet::CLASS,
-            |_| false,
-            |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
-        )?;
-        let sites = Sites::new(&mut weights, live, engine.dialect().fixed_sizes);
-        let sinusoids = engine.dialect().sinusoid_inputs.then(|| UnetSinusoids {
-            timestep: config.timestep_sinusoids(),
-            sizes: config.size_sinusoids(),
-        });
-        Ok(Self {
-            inputs: config.inputs.clone(),
-            guidance_width: config.guidance_width,
-            sinusoids,
-            sample_size: config.sample_size,
-            limits: Limits::default(),
-            network: Network::changeable(
-                "UNet",
-                engine,
-                true,
-                sites.into(),
-                move |dialect, merged| {
-                    let merged = merged.map(|set| set.merged(UNET, &weights)).transpose()?;
-                    let weights = merged.as_ref().unwrap_or(&weights);
-                    unet::graph(&config, weights, dialect)
-                },
-            )
-            .into(),
-            loras: Active::None,
-        })
-    }
-
-    /// Creates a UNet from a graph that another tool exported.
-    ///
-    /// # Errors
-    /// Returns [`Error::Graph`] in another precision than f32, because the graph computes the
-    /// sinusoids of the timestep itself.
-    pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
-        if engine.precision != Precision::F32 {
-            return Err(graph.limits.wrong(format!(
-                "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
-                 by several percent; use it in f32, or load the model that it was exported from",
-                engine.precision
-            )));
-        }
-        Ok(Self {
-            inputs: graph.inputs,
-            guidance_width: graph.guidance_width,
-            sinusoids: None,
-            sample_size: graph.sample_size,
-            limits: graph.limits,
-            network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())).into(),
-            loras: Active::None,
-        })
-    }
-
-    /// Returns the weights whose LoRAs can be inputs.
-    pub fn sites(&self) -> &Arc<Sites> {
-        self.network.sites()
-    }
-
-    /// Returns the UNet with LoRAs. Both share the network.
-    pub fn with_loras(&self, loras: Active) -> Self {
-        Self {
-            loras,
-            ..self.clone()
-        }
-    }
-
-    /// Returns the height and width of the latents that the model was made for.
-    pub fn sample_size(&self) -> [usize; 2] {
-        self.sample_size
-    }
-
-    /// Loads the network for latents of this height and width and prompts of `length` tokens, so
-    /// that the first call does not have to.
-    pub fn prepare(&self, [height, width]: [usize; 2], length: usize) -> Result<(), Error> {
-        let latents = Array4::zeros((1, self.inputs.channels, height, width));
-        let context = Array3::zeros((1, length, self.inputs.context));
-        let pooled = self.inputs.pooled.map(|width| Array2::zeros((1, width)));
-        let sizes = self.inputs.sizes.map(|ids| Array2::zeros((1, ids.count())));
-        let beside = Array4::zeros((1, self.inputs.extra_channels, height, width));
-        let guidance = ndarray::arr1(&[1.0]);
-        let stop = StopToken::new();
-        let mut call = Call::new(latents.view(), 0.0, context.view(), &stop);
-        call.pooled = pooled.as_ref().map(|pooled| pooled.view());
-        call.sizes = sizes.as_ref().map(|sizes| sizes.view());
-        call.guidance = Some(guidance.view());
-        call.beside = Some(beside.view());
-        self.with_inputs(&call, |inputs| self.network.prepare(inputs))
-            .expect("every input is given")
-    }
-
-    /// Calls `use_them` with the inputs that the graph takes from a call.
-    ///
-    /// # Errors
-    /// Returns a message that names an input if the call does not have it.
-    fn with_inputs<T>(
-        &self,
-        call: &Call<'_>,
-        use_them: impl FnOnce(&[Named<'_>]) -> T,
-    ) -> Result<T, String> {
-        let latents = Contiguous::new(call.latents);
-        let context = Contiguous::new(call.context);
-        let pooled = call.pooled.map(Contiguous::new);
-        let mut sizes = call.sizes.map(Contiguous::new);
-        let beside = call.beside.map(Contiguous::new);
-        let guidance = self.guidance(call);
-        // Bound to a variable, because `timestep` borrows it.
-        let number = [call.timestep];
-        let mut timestep = Contiguous::new(aview1(&number)).into_dyn();
-        if let Some(sinusoids) = &self.sinusoids {
-            timestep = rows_of(1, sinusoids.timestep.of(number)).into_dyn();
-            sizes = sizes.zip(sinusoids.sizes.as_ref()).map(|(sizes, of)| {
-                let numbers = of.of(sizes.0.iter().copied());
-                rows_of(sizes.0.nrows(), numbers)
-            });
-        }
-        let mut inputs = vec![
-            (input::LATENTS, latents.input()),
-            (input::TIMESTEP, timestep.input()),
-            (input::CONTEXT, context.input()),
-        ];
-        let takes = &self.inputs;
-        for (name, taken, given) in [
-            (
-                input::BESIDE,
-                takes.extra_channels > 0,
-                beside.as_ref().map(Contiguous::input),
-            ),
-            (
-                input::POOLED,
-                takes.pooled.is_some(),
-                pooled.as_ref().map(Contiguous::input),
-            ),
-            (
-                input::SIZES,
-                takes.sizes.is_some(),
-                sizes.as_ref().map(Contiguous::input),
-            ),
-            (
-                input::GUIDANCE,
-                takes.guidance,
-                guidance.as_ref().map(Contiguous::input),
-            ),
-        ] {
-            if taken {
-                let missing = || format!("the call has no `{name}`, which this UNet takes");
-                inputs.push((name, given.ok_or_else(missing)?));
-            }
-        }
-        Ok(use_them(&inputs))
-    }
-
-    /// Returns the sinusoids of the guidance scales, a row for each picture, if the network takes
-    /// them.
-    fn guidance(&self, call: &Call<'_>) -> Option<Contiguous<'static, Ix2>> {
-        let (width, scales) = self.guidance_width.zip(call.guidance)?;
-        let rows = scales
-            .iter()
-            .map(|&scale| unet::guidance_sinusoids(scale, width));
-        Some(rows_of(scales.len(), rows.flatten().collect()))
-    }
-}
-
-impl Denoiser for OnnxDenoiser {
-    fn inputs(&self) -> &Inputs {
-        &self.inputs
-    }
-
-    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
-        let dim = output.dim();
-        self.with_inputs(call, |inputs| -> Result<(), BoxError> {
-            for (name, input) in inputs {
-                let fits = self.limits.check(name, input.shape());
-                fits.map_err(RunError::from)?;
-            }
-            let of_network = NetworkCall {
-                inputs,
-                loras: &self.loras,
-                step: call.step,
-            };
-            self.network.run(of_network, call.stop, |_, data| {
-                ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
-            })??;
-            Ok(())
-        })?
-    }
-
-    fn report(&self) -> Vec<NetworkReport> {
-        self.network.report()
-    }
-}
-
-/// Arranges numbers in rows of equal length.
-fn rows_of<'a>(rows: usize, numbers: Vec<f32>) -> Contiguous<'a, Ix2> {
-    let width = numbers.len() / rows.max(1);
-    let rows = Array2::from_shape_vec((rows, width), numbers).expect("whole rows");
-    Contiguous(rows.into())
-}
-
-/// An array in row-major order, which ONNX Runtime expects. It is copied only if it is in another
-/// order.
-struct Contiguous<'a, D: Dimension>(CowArray<'a, f32, D>);
-
-impl<'a, D: Dimension> Contiguous<'a, D> {
-    fn new(array: ndarray::ArrayView<'a, f32, D>) -> Self {
-        Self(match array.is_standard_layout() {
-            true => array.into(),
-            false => array.as_standard_layout().into_owned().into(),
-        })
-    }
-
-    fn input(&self) -> Input<'_> {
-        Input::F32(self.0.shape(), self.0.as_slice().expect("standard layout"))
-    }
-}
-
-impl<'a, D: Dimension> Contiguous<'a, D> {
-    fn into_dyn(self) -> Contiguous<'a, IxDyn> {
-        Contiguous(self.0.into_dyn())
-    }
 }
 
 /// The autoencoder. The encoder is loaded at its first use, because text-to-image never needs it.

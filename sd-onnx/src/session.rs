@@ -120,6 +120,32 @@ impl Session {
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, RunError> {
+        self.run_whole(inputs, stop, |outputs| {
+            let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
+            Ok(read(shape, data))
+        })
+    }
+
+    /// Runs the whole graph, and returns its outputs `names` in this order. Stopping `stop` ends
+    /// the call like [`run`](Self::run).
+    ///
+    /// # Errors
+    /// The same as for [`run`](Self::run).
+    pub fn run_all(
+        &self,
+        inputs: &[(&str, Input<'_>)],
+        stop: &StopToken,
+        names: &[&str],
+    ) -> Result<Vec<ArrayD<f32>>, RunError> {
+        self.run_whole(inputs, stop, |outputs| arrays(outputs, names))
+    }
+
+    fn run_whole<T>(
+        &self,
+        inputs: &[(&str, Input<'_>)],
+        stop: &StopToken,
+        read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
+    ) -> Result<T, RunError> {
         // Each call has its own options, so a late stop cannot end a later call.
         let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
         let first = self.planned.prepare(inputs, &mut options);
@@ -134,10 +160,6 @@ impl Session {
         // The slot's lock is not held while the callback is registered or removed, because the
         // callback takes that lock.
         let session = self.slot.take(Some(stop)).ok_or(RunError::Stopped)?;
-        let read = |outputs: &SessionOutputs<'_>| -> ort::Result<T> {
-            let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
-            Ok(read(shape, data))
-        };
         let result = self
             .call(session, inputs, &options, read)
             .map_err(|error| {
@@ -172,17 +194,7 @@ impl Session {
             .slot
             .take(None)
             .expect("a call without a stop token is not stopped");
-        let read = |outputs: &SessionOutputs<'_>| -> ort::Result<Vec<ArrayD<f32>>> {
-            let mut arrays = Vec::with_capacity(names.len());
-            for &name in names {
-                let (shape, data) = outputs[name].try_extract_tensor::<f32>()?;
-                let shape: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
-                let array = ArrayD::from_shape_vec(shape, data.to_vec())
-                    .expect("the number of values fits the shape");
-                arrays.push(array);
-            }
-            Ok(arrays)
-        };
+        let read = |outputs: &SessionOutputs<'_>| arrays(outputs, names);
         let arrays = self.call(session, inputs, &options, read)?;
         self.planned.add(first);
         Ok(arrays)
@@ -223,6 +235,17 @@ impl Session {
     fn failed(&self, error: ort::Error) -> RunError {
         RunError::onnx(self.name)(error)
     }
+}
+
+/// Copies the outputs `names`.
+fn arrays(outputs: &SessionOutputs<'_>, names: &[&str]) -> ort::Result<Vec<ArrayD<f32>>> {
+    let array = |&name: &&str| {
+        let (shape, data) = outputs[name].try_extract_tensor::<f32>()?;
+        let shape: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
+        let array = ArrayD::from_shape_vec(shape, data.to_vec());
+        Ok(array.expect("the number of values fits the shape"))
+    };
+    names.iter().map(array).collect()
 }
 
 impl Drop for Session {

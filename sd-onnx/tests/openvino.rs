@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/controls.rs"]
+mod controls;
 #[path = "common/lora_calls.rs"]
 mod lora_calls;
 #[path = "common/starts.rs"]
@@ -31,6 +33,8 @@ use sd_text::outside::chain;
 
 /// The largest error in f32. Sums are computed in another order.
 const F32: f64 = 1e-5;
+/// The largest error of a run in f32. Guidance and the model itself amplify differences.
+const RUN: f64 = 1e-4;
 /// The largest error in bf16, with values of 8 bits between the layers of a whole network. Random
 /// weights amplify rounding: diffusers 0.42.1 in bf16 differs from its f32 by 1.6e-2 to 6.8e-2 on
 /// these shapes. The f32 comparison shows that the graph is right.
@@ -110,6 +114,41 @@ fn embeddings_of_pictures() {
                 println!("{precision}, {name}: {error:.1e}");
                 assert!(error <= limit, "{precision}, {name}: {error:.2e}");
             }
+        }
+    }
+}
+
+/// Networks that enlarge pictures have spandrel's results. Their values stay f32 in the graph.
+#[test]
+fn enlarged_pictures() {
+    let recipes = golden_json("upscalers", "weights.json");
+    let golden = Golden::of_shape("upscalers");
+    let folder = tempfile::tempdir().unwrap();
+    for (precision, limit) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        for (name, recipe) in recipes.as_object().unwrap() {
+            let path = folder.path().join("network.safetensors");
+            write_tensors(&path, &replayed(recipe), Dtype::F16);
+            let network = builder.load_upscaler(&path).unwrap();
+            let (shape, values) = golden.tensor(&format!("{name}.picture"));
+            let shape: [usize; 4] = shape.try_into().unwrap();
+            let picture = Array4::from_shape_vec(shape, values).unwrap();
+            let found = network.upscale(picture.view(), &StopToken::new()).unwrap();
+            let (shape, expected) = golden.tensor(&format!("{name}.enlarged"));
+            assert_eq!(found.shape(), shape, "{name}");
+            let error = relative_error(&found, &expected);
+            println!("{precision}, {name}: {error:.1e}");
+            assert!(error <= limit, "{precision}, {name}: {error:.2e}");
+            let report = network.report();
+            assert_eq!(names(&report), ["upscaler"]);
+            assert_eq!(
+                report[0].nodes("CPUExecutionProvider"),
+                0,
+                "{name}: {}",
+                report[0]
+            );
         }
     }
 }
@@ -443,5 +482,19 @@ fn loras_as_inputs_equal_merged_ones() {
         let names = ["sd1-lora", "sd1-locon-mid", "sd1-oft", "sdxl-lora"];
         let seen = lora_calls::compare(|| builder.clone(), |name| names.contains(&name));
         assert_eq!(seen, [1, 3], "merged and live");
+    }
+}
+
+#[test]
+fn control_networks_are_those_of_the_cpu() {
+    if let Some(builder) = openvino(Precision::F32) {
+        let names = ["controlnet", "adapter", "ip", "ip-plus"];
+        controls::compare_runs("sd1", &builder, &names, RUN);
+        controls::compare_runs("sdxl", &builder, &names, RUN);
+        controls::compare_all_at_once("sd1", builder.clone(), 2.0 * F32);
+        controls::compare_all_at_once("sdxl", builder, 2.0 * F32);
+    }
+    if let Some(builder) = openvino(Precision::Bf16) {
+        controls::compare_all_at_once("sd1", builder, BF16);
     }
 }

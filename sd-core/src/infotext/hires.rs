@@ -6,7 +6,7 @@ use super::{
     Infotext, keys,
     request::{Reading, sides},
 };
-use crate::{Hires, HiresSize, Upscaler, pixels::Filter, plan::Second};
+use crate::{Hires, HiresSize, Upscaler, plan::Second};
 
 /// The keys by which a second pass is recognized in files of other programs.
 const MARKS: [&str; 4] = [
@@ -94,6 +94,14 @@ const UNWRITTEN: &str = "custom";
 
 /// Reads the second pass of a picture. `steps` is the number of steps of the first pass.
 pub(super) fn read(reading: &mut Reading<'_>, steps: usize) -> Option<Hires> {
+    let hires = read_options(reading, steps)?;
+    if let Upscaler::Network(name) = &hires.upscaler {
+        reading.note(network_note(name));
+    }
+    Some(hires)
+}
+
+fn read_options(reading: &mut Reading<'_>, steps: usize) -> Option<Hires> {
     let infotext = reading.infotext;
     if !infotext.has_second_pass() {
         return None;
@@ -185,13 +193,32 @@ fn upscaler(reading: &mut Reading<'_>) -> Upscaler {
         }
         return Upscaler::default();
     };
-    Upscaler::from_webui(name).unwrap_or_else(|| {
-        reading.note(format!(
-            "the picture was enlarged by `{}`, which this crate does not have, so Lanczos is used",
-            printable(name)
-        ));
-        Upscaler::Pixels(Filter::Lanczos)
-    })
+    Upscaler::from_webui(name).unwrap_or_else(|| Upscaler::Network(name.to_owned()))
+}
+
+/// Adds differences for what was done with the finished picture.
+pub(super) fn note_enlarged(reading: &mut Reading<'_>) {
+    let value = |key| reading.infotext.get(key).map(printable);
+    let tiles = value(keys::SD_UPSCALE_OVERLAP).or(value(keys::SD_UPSCALE_UPSCALER));
+    let tiles = tiles.map(|_| "the picture was enlarged and redrawn in tiles".to_owned());
+    let factor = value(keys::POSTPROCESS_UPSCALE_BY);
+    let name = value(keys::POSTPROCESS_UPSCALER);
+    let enlarged = (factor.is_some() || name.is_some()).then(|| {
+        let by = name.map(|name| format!(" by `{name}`")).unwrap_or_default();
+        let times = factor
+            .map(|factor| format!(" {factor} times"))
+            .unwrap_or_default();
+        format!("the finished picture was enlarged{times}{by}")
+    });
+    for note in [tiles, enlarged].into_iter().flatten() {
+        reading.note(note);
+    }
+}
+
+/// Returns the difference for a network that enlarged the picture, if no pipeline is known.
+pub(crate) fn network_note(name: &str) -> String {
+    let name = printable(name);
+    format!("the picture was enlarged by `{name}`, which the pipeline must have")
 }
 
 /// Returns a size with the side that is 0 replaced, so that it has the shape of the first pass.

@@ -115,6 +115,8 @@ keys! {
             "the shape of an embedding that was supplied instead of a text, a difference.";
         SD_INITIAL_NOISE = "SD initial noise":
             "the shape of the initial noise that was supplied, a difference.";
+        SD_TILES = "SD tiles":
+            "the windows in which a large picture was drawn, [`Request::tiles`], as JSON.";
         DENOISING_STRENGTH = "Denoising strength":
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":
@@ -123,12 +125,23 @@ keys! {
              `First pass size`, which is only read, is present, `Size` is the size of the \
              finished picture.";
         HIRES_UPSCALER = "Hires upscaler":
-            "how the second pass enlarges, by WebUI's name. Another name is a difference, and \
-             Lanczos is used.";
+            "how the second pass enlarges, by WebUI's name, or by the name of a \
+             [network](crate::Upscaler::Network). \
+             [`Pipeline::reproduction`](crate::Pipeline::reproduction) finds networks by their \
+             names; if the pipeline has none of that name, Lanczos is used. Without a pipeline, a \
+             network is a difference.";
         HIRES_STEPS = "Hires steps", HIRES_SAMPLER = "Hires sampler",
         HIRES_SCHEDULE_TYPE = "Hires schedule type", HIRES_PROMPT = "Hires prompt",
         HIRES_NEGATIVE_PROMPT = "Hires negative prompt", HIRES_CFG_SCALE = "Hires CFG Scale":
             "the values of the second pass that differ from the first pass.";
+        SD_UPSCALE_OVERLAP = "SD upscale overlap", SD_UPSCALE_UPSCALER = "SD upscale upscaler":
+            "a picture that was redrawn in tiles, \
+             [`Pipeline::upscale_by_tiles`](crate::Pipeline::upscale_by_tiles): the overlap of the \
+             tiles in pixels, and how the picture was enlarged before. They are a difference.";
+        POSTPROCESS_UPSCALE_BY = "Postprocess upscale by",
+        POSTPROCESS_UPSCALER = "Postprocess upscaler":
+            "a finished picture that was enlarged: the factor, and the name of the upscaler. \
+             [`Infotext::enlarged`](crate::Infotext::enlarged) adds them. They are a difference.";
         SD_HIRES = "SD hires":
             "all options of the second pass as JSON, or `custom` if they cannot be written.";
         IMAGE_CFG_SCALE = "Image CFG scale":
@@ -150,6 +163,14 @@ keys! {
              [`Start`](crate::Start) as JSON. The caller has to supply the picture, which is a \
              difference. \
              [`Infotext::start`](crate::Infotext::start) joins it with the options.";
+        CONTROL_NET = "ControlNet":
+            "for each picture that steered the run, `ControlNet 0`, `ControlNet 1` and so on: the \
+             network and the options as sd-webui-controlnet writes them. The caller has to supply \
+             the picture, which is a difference. \
+             [`Infotext::control`](crate::Infotext::control) joins it with the options.";
+        SD_CONTROLS = "SD controls":
+            "the options of all pictures that steered the run, as JSON. In files of this crate, it \
+             is read instead of the keys before.";
         SD_BESIDE = "SD beside":
             "the shape of the extra channels beside the latents, a difference.";
         SD_PROMPT = "SD prompt", SD_NEGATIVE_PROMPT = "SD negative prompt":

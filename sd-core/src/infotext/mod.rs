@@ -14,8 +14,8 @@
 //!
 //! # Keys
 //! This crate writes these keys, in about this order, unless the entry says that it only reads one.
-//! Keys that begin with `SD ` are this crate's own. `Hires CFG Scale` is Forge's, and WebUI knows
-//! all the others. [`Infotext::request`] reads them back, and reports what it cannot reproduce as a
+//! Keys that begin with `SD ` are this crate's own, except for `SD upscale …`. `Hires CFG Scale` is
+//! Forge's, and WebUI knows all the others. [`Infotext::request`] reads them back, and reports what it cannot reproduce as a
 //! difference.
 //!
 #![doc = include_str!("keys.md")]
@@ -70,6 +70,7 @@
 //!
 //! The format follows `create_infotext` and `parse_generation_parameters` of WebUI 1.10.
 
+mod controls;
 mod exif;
 mod file;
 mod hires;
@@ -90,6 +91,8 @@ mod write;
 use std::fmt;
 
 use crate::Request;
+pub use controls::CONTROL_NOTE;
+pub(crate) use hires::network_note;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
 pub(crate) use request::{loras_note, reproduction};
@@ -170,6 +173,35 @@ impl Infotext {
         entries
             .find(|(found, _)| found == key)
             .map(|(_, value)| &**value)
+    }
+
+    /// Adds that the finished picture was enlarged by a factor, as WebUI's tab "Extras" does:
+    /// `Postprocess upscale by` and `Postprocess upscaler`.
+    ///
+    /// ```
+    /// use sd_core::Infotext;
+    ///
+    /// let mut infotext = Infotext::parse("a fox\nSteps: 20, Seed: 7, Size: 512x512")?;
+    /// infotext.enlarged(4.0, "4x-sharp");
+    /// assert_eq!(infotext.get("Postprocess upscale by"), Some("4"));
+    /// assert_eq!(infotext.get("Postprocess upscaler"), Some("4x-sharp"));
+    /// # Ok::<(), sd_core::InfotextError>(())
+    /// ```
+    pub fn enlarged(&mut self, factor: f64, upscaler: &str) {
+        self.insert([
+            (keys::POSTPROCESS_UPSCALE_BY.to_owned(), factor.to_string()),
+            (keys::POSTPROCESS_UPSCALER.to_owned(), upscaler.to_owned()),
+        ]);
+    }
+
+    /// Adds entries before the version, which is the last entry.
+    pub(crate) fn insert(&mut self, entries: impl IntoIterator<Item = (String, String)>) {
+        let has_version = self
+            .entries
+            .last()
+            .is_some_and(|(key, _)| key == keys::VERSION);
+        let end = self.entries.len() - usize::from(has_version);
+        self.entries.splice(end..end, entries);
     }
 
     /// Returns whether another program wrote the infotext.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::LazyLock};
 use regex::Regex;
 use serde::de::IgnoredAny;
 
-use super::{Infotext, NEGATIVE};
+use super::{Infotext, NEGATIVE, keys};
 
 /// The largest infotext in bytes, 2 MiB. Two prompts of 64 KiB, as they are and once more as JSON
 /// with every character escaped, take 0.9 MiB.
@@ -205,14 +205,15 @@ fn json(text: &str) -> Option<(&str, usize)> {
     }
 }
 
-/// Returns whether a line begins with entries, and `Steps` is one of them.
+/// Returns whether a line begins with entries, and one of them is `Steps`, or the factor of a picture
+/// that was enlarged and says nothing else.
 fn are_entries(found: &[Entry<'_>]) -> bool {
     let mut at = 0;
     for entry in found {
         if entry.start != at {
             return false;
         }
-        if entry.key == "Steps" {
+        if ["Steps", keys::POSTPROCESS_UPSCALE_BY].contains(&entry.key) {
             return true;
         }
         at = entry.end;

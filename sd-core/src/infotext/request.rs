@@ -17,7 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Infotext, NOT_READ, OF_MODEL, OF_WEBUI, Reproduction, hires,
+    Infotext, NOT_READ, OF_MODEL, OF_WEBUI, Reproduction,
+    controls::is_unit,
+    hires,
     keys::{self, KEYS},
     loras::{Calls, MOST_STEPS, hashes, merged},
     programs::{comfyui, invokeai, novelai},
@@ -94,6 +96,9 @@ pub(crate) fn reproduction(
         request = request.image_guidance(scale);
     }
     reading.sizes(&mut request);
+    if infotext.get(keys::SD_TILES).is_some() {
+        request.tiles = reading.value(keys::SD_TILES, named);
+    }
     request.refiner = reading.refiner();
     request.prompt_2 = infotext.get(keys::SD_PROMPT_2).map(str::to_owned);
     request.negative_2 = infotext.get(keys::SD_NEGATIVE_PROMPT_2).map(str::to_owned);
@@ -109,6 +114,7 @@ pub(crate) fn reproduction(
     reading.loras();
     reading.tiling();
     reading.start(&request);
+    hires::note_enlarged(&mut reading);
     reading.others(draws);
     reading.done(request)
 }
@@ -1058,8 +1064,9 @@ impl<'a> Reading<'a> {
 
     /// Adds differences for the picture that the run started from.
     fn start(&mut self, request: &Request) {
-        let notes = self.infotext.start_notes();
+        let mut notes = self.infotext.start_notes();
         self.unipc(request, !notes.is_empty());
+        notes.extend(self.infotext.control_notes());
         for note in notes {
             self.note(note);
         }
@@ -1109,7 +1116,7 @@ impl<'a> Reading<'a> {
                 ("Sampler sigma", _) => self.program != Program::ComfyUi,
                 ("Sampler spacing", _) => self.program == Program::Diffusers,
                 ("App", SDNEXT) => true,
-                (key, _) => is_known(key),
+                (key, _) => is_known(key) || is_unit(key),
             };
             if !inert && named.insert(key) {
                 self.not_followed(key, value);

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Infotext, OF_MODEL, OF_WEBUI, hires, keys,
+    Infotext, OF_MODEL, OF_WEBUI, controls, hires, keys,
     start::{ONLY_MASKED, Recorded},
     tiling,
     webui::{name_of, noise_called, rng_of},
@@ -38,7 +38,11 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_sampling();
     writing.own_noise();
     writing.sizes();
+    writing.tiles();
     writing.start();
+    for (key, value) in controls::entries(&planned.request.controls) {
+        writing.add(&key, value);
+    }
     writing.hires();
     writing.prompts();
     writing.inversions();
@@ -207,6 +211,12 @@ impl Writing<'_> {
             let scores = serde_json::to_string(&scores);
             let scores = scores.expect("the plan has checked that they are finite");
             self.add(keys::SD_AESTHETIC_SCORES, scores);
+        }
+    }
+
+    fn tiles(&mut self) {
+        if let Some(tiles) = self.request.tiles {
+            self.add(keys::SD_TILES, written(tiles));
         }
     }
 

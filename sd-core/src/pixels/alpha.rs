@@ -7,6 +7,12 @@ pub(super) fn scaled(a: u8, b: u8) -> u8 {
     by_255(u32::from(a) * u32::from(b) + 128) as u8
 }
 
+/// Returns `above` laid over `below` with the opacity `share`, as `BLEND` of `Paste.c`.
+pub(crate) fn mixed(below: u8, above: u8, share: u8) -> u8 {
+    let share = u32::from(share);
+    by_255(u32::from(below) * (255 - share) + u32::from(above) * share + 128) as u8
+}
+
 /// Multiplies colors by their alpha: the modes `RGBA` and `LA` become `RGBa` and `La`.
 pub(super) fn premultiply(bytes: &mut [u8], channels: usize) {
     for pixel in bytes.chunks_exact_mut(channels) {

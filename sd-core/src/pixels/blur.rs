@@ -3,7 +3,69 @@
 //! Sources: OpenCV 5.0.0 (4.14.0 has the same bytes), `modules/imgproc/src/smooth.dispatch.cpp`;
 //! Pillow 13.0.0, `src/libImaging/BoxBlur.c`.
 
-use image::{GrayImage, ImageBuffer, Luma, Pixel};
+use image::{GrayImage, ImageBuffer, Luma, Pixel, RgbImage};
+
+/// Blurs a picture as OpenCV's `cv2.GaussianBlur(picture, (0, 0), sigma)`, with the same bytes:
+/// sd-webui-controlnet's "blur_gaussian", whose sigma is 9 by default.
+///
+/// `sigma` is the standard deviation in pixels, up to 1000. Larger numbers count as 1000, and
+/// numbers below 0 and NaN as 0, which changes nothing. The kernel has about `6 · sigma + 1`
+/// pixels, so that a sigma below 0.084 changes nothing either. At the border the picture is
+/// mirrored, without repeating the outermost pixel.
+///
+/// ```
+/// use sd_core::{image::{Rgb, RgbImage}, pixels::gaussian_blur};
+///
+/// let dot = RgbImage::from_fn(3, 1, |x, _| Rgb([if x == 1 { 255 } else { 0 }; 3]));
+/// let blurred = gaussian_blur(&dot, 0.5);
+/// assert_eq!([0, 1, 2].map(|x| blurred.get_pixel(x, 0).0[0]), [54, 201, 54]);
+/// ```
+pub fn gaussian_blur(picture: &RgbImage, sigma: f32) -> RgbImage {
+    let sigma = f64::from(if sigma > 0.0 { sigma.min(1000.0) } else { 0.0 });
+    let length = (sigma * 6.0 + 1.0).round_ties_even() as usize | 1;
+    if length == 1 || picture.is_empty() {
+        return picture.clone();
+    }
+    let kernel = kernel(sigma, length / 2);
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    // Both passes together are exact. Only their result is rounded.
+    let columns = mirrored(width, length / 2);
+    let mut across = Vec::with_capacity(picture.len());
+    let mut padded = Vec::with_capacity(columns.len() * 3);
+    let mut sums = vec![0; width * 3];
+    for row in picture.as_raw().chunks_exact(width * 3) {
+        padded.clear();
+        padded.extend(columns.iter().flat_map(|x| &row[x * 3..x * 3 + 3]).copied());
+        sums.fill(0);
+        for (values, &weight) in padded[..].windows(width * 3).step_by(3).zip(&kernel) {
+            add(&mut sums, values, weight);
+        }
+        // At most 255 · 256.
+        across.extend(sums.iter().map(|&sum| sum as u16));
+    }
+    let rows = mirrored(height, length / 2);
+    let mut bytes = Vec::with_capacity(picture.len());
+    for rows in rows.windows(length) {
+        sums.fill(0);
+        for (y, &weight) in rows.iter().zip(&kernel) {
+            add(
+                &mut sums,
+                &across[y * width * 3..(y + 1) * width * 3],
+                weight,
+            );
+        }
+        bytes.extend(sums.iter().map(|sum| ((sum + (1 << 15)) >> 16) as u8));
+    }
+    let blurred = RgbImage::from_raw(picture.width(), picture.height(), bytes);
+    blurred.expect("each pixel was computed")
+}
+
+/// Adds values with a weight to sums.
+fn add<T: Copy + Into<u32>>(sums: &mut [u32], values: &[T], weight: u32) {
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += value.into() * weight;
+    }
+}
 
 /// Blurs a mask as WebUI does: `cv2.GaussianBlur` along x and then along y, each time rounded to
 /// bytes (`modules/processing.py`, `StableDiffusionProcessingImg2Img.init`).
@@ -13,7 +75,8 @@ use image::{GrayImage, ImageBuffer, Luma, Pixel};
 /// nothing. At the border the picture is mirrored, without repeating the outermost pixel.
 pub(crate) fn gaussian(mask: &GrayImage, sigma: f32) -> GrayImage {
     debug_assert!(sigma >= 0.0 && sigma.is_finite(), "a sigma of {sigma}");
-    let kernel = kernel(f64::from(sigma));
+    let sigma = f64::from(sigma);
+    let kernel = kernel(sigma, (2.5 * sigma + 0.5) as usize);
     let (width, height) = mask.dimensions();
     if kernel.len() < 2 || width == 0 || height == 0 {
         return mask.clone();
@@ -71,12 +134,11 @@ where
     result
 }
 
-/// The weights of OpenCV's kernel in units of 1/256. Their sum is 256.
+/// The weights of OpenCV's kernel of `2 · half + 1` pixels, in units of 1/256. Their sum is 256.
 ///
 /// OpenCV carries the rounding error of each weight to the next one, and gives the rest to the
 /// weight in the middle.
-fn kernel(sigma: f64) -> Vec<u32> {
-    let half = (2.5 * sigma + 0.5) as usize;
+fn kernel(sigma: f64, half: usize) -> Vec<u32> {
     let scale = -0.125 / (sigma * sigma);
     let at = |index: usize| {
         let x = 2.0 * (half - index) as f64;
@@ -98,17 +160,23 @@ fn kernel(sigma: f64) -> Vec<u32> {
     weights
 }
 
-/// Returns the weighted sums of a line with OpenCV's border: `… 2 1 [0 1 2 …`.
-fn convolved(line: &[u8], kernel: &[u32]) -> Vec<u8> {
-    let half = kernel.len() / 2;
-    let last = line.len() - 1;
-    let mirrored = |place: usize| {
-        // The place counted from `half` pixels before the line.
-        let period = (2 * last).max(1);
+/// Returns the places of a line with `half` more on each side, with OpenCV's border:
+/// `… 2 1 [0 1 2 …`.
+fn mirrored(length: usize, half: usize) -> Vec<usize> {
+    let last = length - 1;
+    let period = (2 * last).max(1);
+    // The place is counted from `half` pixels before the line.
+    let places = (0..length + 2 * half).map(|place| {
         let inside = (place + half.next_multiple_of(period) - half) % period;
-        line[inside.min(period - inside).min(last)]
-    };
-    let padded: Vec<u8> = (0..line.len() + 2 * half).map(mirrored).collect();
+        inside.min(period - inside).min(last)
+    });
+    places.collect()
+}
+
+/// Returns the weighted sums of a line.
+fn convolved(line: &[u8], kernel: &[u32]) -> Vec<u8> {
+    let places = mirrored(line.len(), kernel.len() / 2);
+    let padded: Vec<u8> = places.into_iter().map(|place| line[place]).collect();
     let sum = |window: &[u8]| {
         let products = window.iter().zip(kernel);
         products
@@ -166,11 +234,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::pixels::golden;
-
-    fn float(value: &Value) -> f32 {
-        value.as_f64().expect("a number") as f32
-    }
+    use crate::pixels::golden::{self, float};
 
     #[test]
     fn every_byte_is_opencvs() {
@@ -182,6 +246,28 @@ mod tests {
             };
             golden::check(&case, &gaussian(&mask, float(&case["sigma"])));
         }
+    }
+
+    #[test]
+    fn every_byte_of_a_picture_is_opencvs() {
+        for case in golden::preprocessors("blur") {
+            let blurred = gaussian_blur(&golden::control(&case), float(&case["sigma"]));
+            golden::check(&case, &blurred);
+        }
+    }
+
+    #[test]
+    fn odd_sigmas_and_pictures_without_pixels() {
+        let picture = golden::picture(&"noise".into(), &1.into(), &serde_json::json!([9, 4]));
+        for sigma in [f32::NAN, f32::NEG_INFINITY, -1.0, 0.0, 0.08] {
+            assert_eq!(gaussian_blur(&picture, sigma), picture);
+        }
+        let most = gaussian_blur(&picture, 1000.0);
+        assert_eq!(gaussian_blur(&picture, f32::INFINITY), most);
+        assert_eq!(
+            gaussian_blur(&RgbImage::new(0, 2), 9.0).dimensions(),
+            (0, 2)
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod lab;
 
 use image::{Rgb, RgbImage};
 
-use self::lab::Lab;
+pub(super) use self::lab::Lab;
 
 /// Returns `picture` with the colors of `like`, which may have another size.
 ///

@@ -1,15 +1,26 @@
-//! The cases of `tests/golden/pixels.json`, and the pictures that they start from.
+//! The cases of `tests/golden/pixels.json` and `preprocessors.json`, and the pictures that they
+//! start from.
 //!
-//! `tests/golden/pixels.py` makes the same pictures.
+//! `tests/golden/pixels.py` and `preprocessors.py` make the same pictures.
 
 use flate2::Crc;
-use image::{GrayImage, ImageBuffer, Luma, Pixel};
+use image::{GrayImage, ImageBuffer, Luma, Pixel, Rgb, RgbImage};
 use serde_json::Value;
 
 /// Returns the cases of one kind, such as `"resize"`.
 pub(crate) fn cases(kind: &str) -> Vec<Value> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/pixels.json");
-    let text = std::fs::read_to_string(path).expect("the file is part of the repository");
+    cases_of("pixels.json", kind)
+}
+
+/// Returns the cases of one kind of preprocessor, such as `"canny"`.
+pub(crate) fn preprocessors(kind: &str) -> Vec<Value> {
+    cases_of("preprocessors.json", kind)
+}
+
+fn cases_of(file: &str, kind: &str) -> Vec<Value> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+    let text = std::fs::read_to_string(folder.to_owned() + file);
+    let text = text.expect("the file is part of the repository");
     let mut golden: Value = serde_json::from_str(&text).expect("the script writes JSON");
     let Value::Array(cases) = golden[kind].take() else {
         panic!("no cases of {kind}");
@@ -27,6 +38,35 @@ pub(crate) fn number(value: &Value) -> u32 {
 /// Returns two whole numbers of a case, such as a width and a height.
 pub(crate) fn pair(value: &Value) -> [u32; 2] {
     [number(&value[0]), number(&value[1])]
+}
+
+/// Returns a number of a case.
+pub(crate) fn float(value: &Value) -> f32 {
+    value.as_f64().expect("a number") as f32
+}
+
+/// Returns the picture of a case of `preprocessors.json`: as [`picture`], `"soft"` noise without
+/// fine grain, or `"flat"`.
+pub(crate) fn control(case: &Value) -> RgbImage {
+    let [width, height] = pair(&case["size"]);
+    let seed = number(&case["seed"]);
+    let soft = |x: u32, y: u32, channel: u32| {
+        let corner = |x: u32, y: u32| {
+            let index = ((y / 8) * 64 + x / 8) * 3 + channel;
+            u32::from(noise(seed, index))
+        };
+        let (right, down) = (x % 8, y % 8);
+        let above = corner(x, y) * (8 - right) + corner(x + 8, y) * right;
+        let below = corner(x, y + 8) * (8 - right) + corner(x + 8, y + 8) * right;
+        ((above * (8 - down) + below * down) / 64) as u8
+    };
+    match case["kind"].as_str() {
+        Some("soft") => {
+            RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| soft(x, y, c))))
+        }
+        Some("flat") => RgbImage::from_pixel(width, height, Rgb([0, 1, 2].map(|c| noise(seed, c)))),
+        _ => picture(&case["kind"], &case["seed"], &case["size"]),
+    }
 }
 
 /// Returns a picture: `"noise"` or `"waves"`.

@@ -1,5 +1,6 @@
 //! Checked requests, which a run can draw without further checks.
 
+mod controls;
 mod inputs;
 mod ladder;
 mod prompts;
@@ -10,10 +11,11 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Axis};
 use sd_schedulers::{Rungs, Sampler, noise::Seeds, samplers::SamplerRow};
-use sd_text::{ClipSkip, PromptEncoder, PromptSteps, Side};
+use sd_text::{ClipSkip, PromptSteps, Side};
 
 use self::{
-    inputs::{beside_problem, check_inputs, noise_problem, patch_problem, start_problems},
+    controls::control_problems,
+    inputs::{beside_problem, check_inputs, noise_problem, patch_problem, start_problems, windows},
     ladder::{Part, is_of_timesteps, rungs, schedule_steps},
     prompts::{branches_problem, check_reading, lora_calls, read},
     second::check_second,
@@ -21,13 +23,15 @@ use self::{
 };
 pub(crate) use self::{prompts::embedding_problem, second::Second};
 use crate::{
-    Conditioning, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall, MAX_COUNT, Problem,
-    Problems, RefinerShare, RefinerSwitch, Request, StopToken,
+    Conditioning, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall, LoraNetworks, MAX_COUNT,
+    Problem, Problems, RefinerShare, RefinerSwitch, Request, StopToken,
+    control::EncodedControl,
     defaults::Chosen,
     lora,
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
     start::{Begin, EncodedStart, StartBeside},
+    tiled::Windows,
 };
 
 /// A request that has been checked.
@@ -73,6 +77,8 @@ pub(crate) struct Planned {
     pub begin: Begin,
     /// Whether the pipeline makes the extra channels beside the latents from the start.
     pub beside: Option<StartBeside>,
+    /// The windows that the denoiser sees. `None` if it sees the whole picture.
+    pub windows: Option<Arc<Windows>>,
     /// The second pass in a larger size.
     pub second: Option<Box<Second>>,
 }
@@ -96,10 +102,11 @@ impl Planned {
     }
 
     /// Encodes the prompts that are used, for the model and, if the refiner takes over in this run,
-    /// for the refiner. Encodes the picture that the run starts from, too.
+    /// for the refiner. Encodes the picture that the run starts from, too, and lets the control
+    /// networks read their pictures.
     pub fn encode(
         &self,
-        prompts: &PromptEncoder,
+        networks: &LoraNetworks,
         refiner: Option<&Refiner>,
         codec: &dyn LatentCodec,
         stop: &StopToken,
@@ -111,7 +118,15 @@ impl Planned {
         };
         let refiner = self.refiner_from.and(refiner);
         Ok(Encoded {
-            model: encode(prompts, &self.reading)?,
+            model: encode(&networks.prompts, &self.reading)?,
+            controls: EncodedControl::all(
+                &self.request.controls,
+                self.request.start.as_ref(),
+                self.size,
+                &*networks.denoiser,
+                stop,
+            )?
+            .into(),
             start: match &self.request.start {
                 Some(start) => {
                     let started = EncodedStart::new(start, self, codec, stop)?;
@@ -151,7 +166,7 @@ impl Planned {
         let seconds_fit = match (&self.second, &other.second) {
             (None, None) => true,
             (Some(own), Some(other)) => {
-                (own.upscaler, own.sizes) == (other.upscaler, other.sizes)
+                (&own.upscaler, own.sizes) == (&other.upscaler, other.sizes)
                     && own.planned.fits(&other.planned)
             }
             _ => false,
@@ -165,6 +180,8 @@ impl Planned {
             && self.of_timesteps == other.of_timesteps
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
+            && self.request.controls == other.request.controls
+            && self.windows == other.windows
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
@@ -182,6 +199,8 @@ pub(crate) struct Encoded {
     pub refiner: Option<Halves>,
     /// What the run starts from.
     pub start: Option<Arc<EncodedStart>>,
+    /// The pictures that steer the run.
+    pub controls: Arc<[EncodedControl]>,
 }
 
 /// Checks all requests. The error lists every problem of every request.
@@ -265,6 +284,8 @@ fn check_pass(
     problems.extend(start_problems(parts, request, size, latents));
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
+    problems.extend(control_problems(inputs, request, size, parts.max_pixels));
+    let windows = windows(parts, request, latents).map_err(|problem| problems.push(problem));
     let (
         Part {
             rungs,
@@ -274,6 +295,7 @@ fn check_pass(
         clip_skip,
     ) = (rungs?, clip_skip.ok()?);
     let (prompt, negative) = (prompt.ok()?, negative.ok()?);
+    let windows = windows.ok()?;
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
@@ -287,7 +309,12 @@ fn check_pass(
     let loras = lora_calls(parts, &called, rungs.steps(), problems);
     let default = defaults.scheduler.sampler(scheduler);
     problems.is_empty().then(|| Planned {
-        request: request.clone(),
+        request: Request {
+            tiles: request
+                .tiles
+                .map(|tiles| tiles.resolved(parts.codec.factor())),
+            ..request.clone()
+        },
         sizes: size_values(inputs, request, size),
         refiner_sizes: refiner.and_then(|inputs| size_values(inputs, request, size)),
         refiner_from: refiner.and_then(|_| refiner_from(request, &rungs)),
@@ -311,6 +338,7 @@ fn check_pass(
         prompt,
         negative,
         seeds,
+        windows: windows.map(Arc::new),
         second: None,
     })
 }

@@ -3,7 +3,13 @@
 use ndarray::Array4;
 
 use super::{Planned, check_pass, size};
-use crate::{Hires, Problem, Request, Start, Upscaler, hires::Enlarged, parts::Parts, size::unit};
+use crate::{
+    Hires, ImageSize, Problem, Request, Start, Upscaler,
+    hires::Enlarged,
+    parts::Parts,
+    size::unit,
+    upscale::{Enlarger, factor_to},
+};
 
 /// The second pass of a request.
 #[derive(Debug)]
@@ -48,6 +54,9 @@ pub(super) fn check_second(
         problems.push(Problem::new("hires.size", expected, found));
         return None;
     }
+    if let Some(problem) = upscaler_problem(parts, &hires.upscaler, size, sizes) {
+        problems.push(problem);
+    }
     // The true latents are known when the first pass is over.
     let [width, height] = sizes.size.map(|side| side as usize / factor);
     let stand_in = Array4::zeros((1, inputs.channels, height, width));
@@ -83,8 +92,32 @@ pub(super) fn check_second(
         });
     }
     Some(Second {
-        upscaler: hires.upscaler,
+        upscaler: hires.upscaler.clone(),
         sizes,
         planned: planned?,
+    })
+}
+
+/// Returns the problem with the network that enlarges a picture of `size`, if one is to do so.
+fn upscaler_problem(
+    parts: &Parts,
+    upscaler: &Upscaler,
+    size: ImageSize,
+    sizes: Enlarged,
+) -> Option<Problem> {
+    let Upscaler::Network(name) = upscaler else {
+        return None;
+    };
+    let field = "hires.upscaler";
+    let network = match parts.called_upscaler(name, field) {
+        Ok(network) => network,
+        Err(problem) => return Some(problem),
+    };
+    let size = [size.width(), size.height()];
+    let factor = factor_to(size, sizes.covering)?;
+    let problem = Enlarger::new(&**network).plan(size, factor).err()?;
+    Some(Problem {
+        field: field.into(),
+        ..problem
     })
 }

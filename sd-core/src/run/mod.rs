@@ -79,7 +79,7 @@ impl<'a> Batch<'a> {
                 Some(known) => known,
                 None => {
                     let refiner = parts.refiner.as_ref();
-                    plan.encode(&networks.prompts, refiner, &*parts.codec, stop)?
+                    plan.encode(networks, refiner, &*parts.codec, stop)?
                 }
             };
             if index + 1 < plan.request.count {
@@ -226,12 +226,19 @@ impl<'a> Batch<'a> {
         let negatives: Option<Vec<_>> = negatives.into_iter().collect();
         let inputs = denoiser.inputs();
         let beside = self.beside(begun).filter(|_| inputs.extra_channels > 0);
+        // Controls act on the model only. The plans of a batch agree about them.
+        let controls: Arc<[_]> = match refiner {
+            false => self.conditionings[0].0.controls.clone(),
+            true => [].into(),
+        };
         let half = |prompts: &[&Conditioning], row: usize| {
             let branches = prompts.iter().map(|prompt| &prompt.branches[..]);
             Half {
                 contexts: Contexts::new(&branches.collect::<Vec<_>>()),
                 sizes: self.sizes(row, refiner),
                 beside: beside.clone(),
+                controls: controls.clone(),
+                negative: row == 1,
             }
         };
         let plans = || {
@@ -260,7 +267,9 @@ impl<'a> Batch<'a> {
             }
             _ => guided,
         };
-        guided.rungs(&self.plan().rungs)
+        let windows = self.plan().windows.clone();
+        let tiled = windows.map(|windows| (windows, self.parts.max_batch));
+        guided.rungs(&self.plan().rungs).tiled(tiled)
     }
 
     /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the

@@ -9,9 +9,10 @@ use super::{Batch, Pass, Prompts, Sampled, picture_of};
 use crate::{
     Event, GenerateError, Upscaler,
     picture::from_rgb,
-    pixels::{latents::resize_latents, resize_window},
+    pixels::{Filter, latents::resize_latents, resize_window},
     plan::Second,
     start::{self, EncodedStart},
+    upscale::{Enlarger, factor_to},
 };
 
 impl<'a> Batch<'a> {
@@ -83,15 +84,20 @@ impl<'a> Batch<'a> {
         let one = |i: usize| {
             let latents = picture_of(&first.latents, i);
             finite(i, &latents)?;
-            let filter = match second.upscaler {
-                Upscaler::Latent(filter) => {
-                    return Ok(resize_latents(latents.view(), [height, width], filter));
-                }
-                Upscaler::Pixels(filter) => filter,
-            };
+            if let Upscaler::Latent(filter) = second.upscaler {
+                return Ok(resize_latents(latents.view(), [height, width], filter));
+            }
             let pixels = self.parts.pixels(latents.view(), self.stop)?;
             finite(i, &pixels)?;
             let picture = truncated(pixels.index_axis(Axis(0), 0));
+            let (picture, filter) = match &second.upscaler {
+                Upscaler::Latent(_) => unreachable!("latents are not decoded"),
+                Upscaler::Pixels(filter) => (picture, *filter),
+                Upscaler::Network(name) => {
+                    let covering = second.sizes.covering;
+                    (self.covering(picture, name, covering)?, Filter::Lanczos)
+                }
+            };
             // The codec takes no other sides than multiples of its factor.
             let window = [0, 0, (width * factor) as u32, (height * factor) as u32];
             let picture = resize_window(&picture, second.sizes.covering, window, filter);
@@ -108,6 +114,20 @@ impl<'a> Batch<'a> {
         };
         let pictures = 0..self.pictures.len();
         pictures.map(|i| one(i).map(middle)).collect()
+    }
+
+    /// Enlarges a picture with a network until it is about as large as `size`, width and height.
+    fn covering(
+        &self,
+        picture: RgbImage,
+        name: &str,
+        size: [u32; 2],
+    ) -> Result<RgbImage, GenerateError> {
+        let network = self.parts.called_upscaler(name, "hires.upscaler")?;
+        match factor_to(picture.dimensions().into(), size) {
+            Some(factor) => Enlarger::new(&**network).enlarge(&picture, factor, self.stop, |_| {}),
+            None => Ok(picture),
+        }
     }
 }
 

@@ -230,6 +230,18 @@ impl Start {
         self
     }
 
+    /// Returns the picture. `None` if the run starts from latents, or from an array that is no
+    /// picture.
+    pub(crate) fn rgb(&self) -> Option<RgbImage> {
+        let StartFrom::Pixels(pixels) = &self.from else {
+            return None;
+        };
+        let (height, width, channels) = pixels.dim();
+        let sides = u32::try_from(width).ok().zip(u32::try_from(height).ok());
+        let (width, height) = sides.filter(|_| channels == 3)?;
+        RgbImage::from_raw(width, height, pixels.iter().copied().collect())
+    }
+
     /// Returns the size of the picture, rounded down to multiples of 8 and of the pixels of a patch
     /// of latents, but at least one such multiple. A latent has `factor` pixels on each side.
     /// Returns `None` if the size of the picture does not matter.
@@ -351,7 +363,7 @@ impl Resize {
     /// Fits a picture to a size, with the bytes of diffusers' `VaeImageProcessor.resize` and of
     /// WebUI's `resize_image` on Pillow 13. Where these fail because the scaled picture would be
     /// thinner than a pixel, it has one pixel.
-    fn to<P>(
+    pub(crate) fn to<P>(
         self,
         picture: &ImageBuffer<P, Vec<u8>>,
         [width, height]: [u32; 2],

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::File;
+use super::{File, control};
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Lora,
     TextualInversion,
     ControlNet,
+    T2iAdapter,
+    IpAdapter,
     /// ESRGAN or a related network.
     Upscaler,
     /// Another network or model. The text completes `the file is …`.
@@ -49,7 +51,11 @@ impl Kind {
                 "a textual inversion, which adds words to a model and cannot draw by itself"
             }
             Self::ControlNet => "a ControlNet, which guides a model and cannot draw by itself",
-            Self::Upscaler => "an upscaler of pictures and not a model to draw with",
+            Self::T2iAdapter => "a T2I-Adapter, which guides a model and cannot draw by itself",
+            Self::IpAdapter => "an IP-Adapter, which guides a model and cannot draw by itself",
+            Self::Upscaler => {
+                "an upscaler of pictures and not a model to draw with (`Builder::upscaler`)"
+            }
             Self::Other(what) => what,
             Self::Unknown => "nothing that is known",
         }
@@ -77,10 +83,6 @@ enum Sign {
 use Sign::{Ends, Has, Is, Starts};
 
 // Other models and networks. Each text completes `the file is …`.
-const IP_ADAPTER: Kind =
-    Kind::Other("an IP-Adapter, which guides a model and cannot draw by itself");
-const T2I_ADAPTER: Kind =
-    Kind::Other("a T2I-Adapter, which guides a model and cannot draw by itself");
 const MOTION: Kind = Kind::Other("AnimateDiff's motion module, which is not supported");
 const SD3: Kind = Kind::Other("Stable Diffusion 3, which is not supported");
 const FLUX: Kind = Kind::Other("Flux or one of its relatives, which is not supported");
@@ -95,10 +97,10 @@ const PIXART: Kind = Kind::Other("PixArt or one of its relatives, which is not s
 const TRANSFORMER: Kind = Kind::Other("a diffusion transformer, which is not supported");
 const VIDEO: Kind = Kind::Other("a video model, which is not supported");
 
-/// The signs and the kinds that they identify. The first sign that is found decides. A ControlNet
-/// therefore comes before a UNet, because it has the same blocks.
+/// The signs and the kinds that they identify. The first sign that is found decides. Files that
+/// guide a model have been recognised before, because a ControlNet has the blocks of a UNet.
 #[rustfmt::skip]
-const SIGNS: [(Sign, Kind); 70] = [
+const SIGNS: [(Sign, Kind); 63] = [
     (Starts("lora_"), Kind::Lora),
     (Has(".lora_"), Kind::Lora),
     (Has("_lora."), Kind::Lora),
@@ -118,13 +120,6 @@ const SIGNS: [(Sign, Kind); 70] = [
     (Ends(".diff"), Kind::Lora),
     (Ends(".w_norm"), Kind::Lora),
     (Ends(".a1.weight"), Kind::Lora),
-    (Starts("control_model."), Kind::ControlNet),
-    (Starts("input_hint_block."), Kind::ControlNet),
-    (Starts("controlnet_"), Kind::ControlNet),
-    (Starts("zero_convs."), Kind::ControlNet),
-    (Starts("ip_adapter."), IP_ADAPTER),
-    (Starts("image_proj."), IP_ADAPTER),
-    (Starts("adapter.body."), T2I_ADAPTER),
     (Has("motion_modules."), MOTION),
     (Has("joint_blocks."), SD3),
     (Has("double_blocks."), FLUX),
@@ -173,6 +168,9 @@ const SIGNS: [(Sign, Kind); 70] = [
 
 /// Recognises a file by the names and shapes of its tensors.
 pub(super) fn of(file: &File<'_>) -> Kind {
+    if let Some(kind) = control::kind(file) {
+        return kind;
+    }
     for (sign, kind) in &SIGNS {
         let matches = |name: &&str| match sign {
             Has(part) => name.contains(part),

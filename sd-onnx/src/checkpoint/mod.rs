@@ -7,6 +7,7 @@
 //! Shapes come from the tensors. The [family](Family) supplies only facts that no tensor shows. No
 //! weight is read, except a few small values.
 
+mod control;
 mod family;
 mod kind;
 mod names;
@@ -26,6 +27,7 @@ use sd_text::outside::{list, printable};
 use serde_json::{Map, Value};
 
 pub(crate) use self::{
+    control::{ControlFile, ControlKind},
     family::{Family, Task},
     kind::Kind,
     names::Component,
@@ -102,6 +104,9 @@ pub(crate) enum Problem {
     /// The file is something else.
     #[error("the file is {0}")]
     Other(Kind),
+    /// The file is something else than a ControlNet or an adapter.
+    #[error("the file is {0}; expected a ControlNet, a T2I-Adapter or an IP-Adapter")]
+    NoControl(Kind),
     /// The file has no network that is known.
     #[error("none of the {count} tensors belongs to a Stable Diffusion model: {first}")]
     Nothing { count: usize, first: String },
@@ -128,6 +133,11 @@ pub(crate) enum Problem {
 /// Returns what kind of file this is, also for a file that is not a model.
 pub(crate) fn kind(file: &File<'_>) -> Kind {
     kind::of(file)
+}
+
+/// Recognises a ControlNet, a T2I-Adapter or an IP-Adapter.
+pub(crate) fn read_control(file: &File<'_>) -> Result<ControlFile, Problem> {
+    control::read(file)
 }
 
 /// Recognises a model, or a part of one.

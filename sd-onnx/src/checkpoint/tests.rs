@@ -4,6 +4,7 @@
 //! Checks names and configurations against `tests/golden/single_files.json.gz`, whose names were
 //! verified with diffusers' own conversions.
 
+mod control;
 mod families;
 mod layouts;
 mod prediction;

@@ -1,10 +1,14 @@
 //! The UNet: maps latent diffusion's names, and infers the configuration from the shapes.
 
 mod config;
+mod control;
 mod names;
 
 use self::names::Layout;
-pub(super) use self::names::{RESNET, SINGLE};
+pub(super) use self::{
+    control::ControlNet,
+    names::{RESNET, SINGLE},
+};
 use super::{
     Problem, Task,
     names::{Renamed, Tensor},
@@ -54,7 +58,14 @@ impl Unet {
     /// Maps the names and reads the shapes.
     pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Self, Problem> {
         let layout = Layout::of(tensors);
-        let mut tensors = Renamed::of(tensors, |tensor| layout.rename(tensor.rest))?;
+        let tensors = Renamed::of(tensors, |tensor| layout.rename(tensor.rest))?;
+        let mut unet = Self::of_down(tensors)?;
+        unet.read_ups()?;
+        Ok(unet)
+    }
+
+    /// Reads the shapes of the down blocks and of the middle block.
+    fn of_down(mut tensors: Renamed) -> Result<Self, Problem> {
         let linear = tensors.shape(&first_projection(&tensors)).len() == 2;
         tensors.with_rank(|name| names::rank(name, linear));
         let channels = tensors.dim("conv_in.weight", 0);
@@ -75,9 +86,11 @@ impl Unet {
         if unet.levels.is_empty() {
             return Err(shape("there are no blocks"));
         }
-        unet.read_ups()?;
         let mid = unet.layers("mid_block.attentions.0");
         unet.mid = (mid > 0).then_some(mid);
+        for (i, level) in unet.levels.iter().enumerate() {
+            all_or_none(i, &level.down, "down")?;
+        }
         Ok(unet)
     }
 
@@ -98,16 +111,7 @@ impl Unet {
             self.levels[i].up = (0..found).map(layers).collect();
             let name = format!("{block}.attentions.0");
             self.levels[i].only_cross |= only_cross(&self.tensors, &name).unwrap_or(false);
-            for (layers, way) in [(&self.levels[i].down, "down"), (&self.levels[i].up, "up")] {
-                let with = layers.iter().filter(|&&count| count > 0).count();
-                if with != 0 && with != layers.len() {
-                    return Err(shape(format!(
-                        "only {with} of the {} residual blocks of level {i} in the {way} path are \
-                         followed by a transformer, expected all or none",
-                        layers.len()
-                    )));
-                }
-            }
+            all_or_none(i, &self.levels[i].up, "up")?;
         }
         Ok(())
     }
@@ -228,6 +232,19 @@ fn level(tensors: &Renamed, i: usize) -> Option<Level> {
         up: Vec::new(),
         only_cross: only_cross(tensors, &name).unwrap_or(false),
     })
+}
+
+/// Refuses a level in which only some residual blocks are followed by a transformer.
+fn all_or_none(level: usize, layers: &[usize], way: &str) -> Result<(), Problem> {
+    let with = layers.iter().filter(|&&count| count > 0).count();
+    if with == 0 || with == layers.len() {
+        return Ok(());
+    }
+    Err(shape(format!(
+        "only {with} of the {} residual blocks of level {level} in the {way} path are followed by \
+         a transformer, expected all or none",
+        layers.len()
+    )))
 }
 
 fn layers(tensors: &Renamed, name: &str) -> usize {

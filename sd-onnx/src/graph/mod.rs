@@ -9,10 +9,12 @@ mod dialect;
 pub(crate) mod external;
 mod layers;
 pub(crate) mod live;
+mod pictures;
 pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
+mod windows;
 mod wrap;
 
 use std::{
@@ -174,10 +176,6 @@ impl<'w> Graph<'w> {
     /// Writes a part of the graph over the weights of another component. Within `write`, tensor
     /// names refer to `weights`. Their initializers are called `set/name`, so each component needs
     /// a different `set`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for a ControlNet beside a UNet")
-    )]
     pub fn over<T>(
         &mut self,
         set: &str,
@@ -342,7 +340,8 @@ impl<'w> Graph<'w> {
         self.op("Gather", &[x, first], [int("axis", 1)])
     }
 
-    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, for the batch size of `like`.
+    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, or the rows `x` `[1, rows, width]` as
+    /// `[batch, rows, width]`, for the batch size of `like`.
     pub fn row_for_each(&mut self, x: Value, like: Value) -> Value {
         let batch = self.op("Shape", &[like], [int("start", 0), int("end", 1)]);
         let ones = Value(self.dims(&[1, 1]).0);
@@ -449,6 +448,16 @@ impl<'w> Graph<'w> {
         self.op("Relu", &[x], [])
     }
 
+    /// Returns x where it is positive, and `slope · x` elsewhere.
+    pub fn leaky_relu(&mut self, x: Value, slope: f32) -> Value {
+        self.op("LeakyRelu", &[x], [float("alpha", slope)])
+    }
+
+    /// Returns x where it is positive, and x times `slopes` elsewhere.
+    pub fn prelu(&mut self, x: Value, slopes: Value) -> Value {
+        self.op("PRelu", &[x, slopes], [])
+    }
+
     pub fn tanh(&mut self, x: Value) -> Value {
         self.op("Tanh", &[x], [])
     }
@@ -467,17 +476,22 @@ impl<'w> Graph<'w> {
 
     /// Returns the two halves of `x` along the last axis.
     pub fn halves(&mut self, x: Value) -> [Value; 2] {
-        let halves = [self.fresh(), self.fresh()];
-        let outputs = halves.iter().map(|&v| self.name(v)).collect();
+        self.parts(x)
+    }
+
+    /// Returns `N` parts of equal size of `x` along the last axis.
+    pub fn parts<const N: usize>(&mut self, x: Value) -> [Value; N] {
+        let parts = [(); N].map(|()| self.fresh());
+        let outputs = parts.iter().map(|&v| self.name(v)).collect();
         let node = self.node(
             "Split",
             "",
             &[Some(x.0)],
             outputs,
-            vec![int("axis", -1), int("num_outputs", 2)],
+            vec![int("axis", -1), int("num_outputs", N as i64)],
         );
         self.graph.node.push(node);
-        halves.map(Value)
+        parts.map(Value)
     }
 
     pub fn transpose(&mut self, x: Value, order: &[i64]) -> Value {
@@ -497,8 +511,21 @@ impl<'w> Graph<'w> {
 
     /// Doubles the last two axes of `x` by nearest-neighbour scaling.
     pub fn upsample(&mut self, x: Value) -> Value {
-        let scales = self.f32s(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        self.upsample_by(x, 2)
+    }
+
+    /// Repeats each element of the last two axes of `x` `factor` times along both.
+    pub fn upsample_by(&mut self, x: Value, factor: usize) -> Value {
+        let factor = factor as f32;
+        let scales = self.f32s(&[1.0, 1.0, factor, factor], &[4]);
         self.resize([Some(x.0), None, Some(scales.0), None])
+    }
+
+    /// Turns `[batch, c·factor², h, w]` into `[batch, c, h·factor, w·factor]`, as torch's
+    /// `pixel_shuffle` does.
+    pub fn pixel_shuffle(&mut self, x: Value, factor: usize) -> Value {
+        let attributes = [int("blocksize", factor as i64), text("mode", "CRD")];
+        self.op("DepthToSpace", &[x], attributes)
     }
 
     /// Scales `x` to the height and width of `like` by nearest neighbour, as

@@ -72,6 +72,13 @@
 //!   `sd-onnx/src/exported/layers.rs`.
 //! - **Reference exports:** `sd-onnx/tests/golden/exports.py`.
 //!
+//! # A network that enlarges pictures
+//! - **The network:** a new file in `sd-onnx/src/models/upscalers`, which recognises it and writes
+//!   it, a variant of `Network` in `mod.rs` there, and without its row in `names.rs`.
+//! - **What its picture goes through before and after:** `sd-onnx/src/upscaler.rs`.
+//! - **How pictures of any size are enlarged with it:** `sd-core/src/upscale`.
+//! - **Reference values:** a row in `sd-onnx/tests/golden/upscalers.py`.
+//!
 //! # A provider
 //! A provider is the part of ONNX Runtime that computes on one kind of device: the CPU, CUDA,
 //! OpenVINO.

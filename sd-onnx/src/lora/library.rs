@@ -11,10 +11,7 @@ use sd_core::{BoxError, LoraCall, LoraInfo, LoraLibrary, LoraNetworks};
 use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextualInversion, Tower, outside::chain};
 
 use super::{Active, FILES, Fitted, Live, Lora, LoraFile, Set, Sites, Targets, keys::UNET};
-use crate::{
-    Error, folder,
-    parts::{OnnxDenoiser, OnnxTextModel},
-};
+use crate::{Error, denoiser::OnnxDenoiser, folder, parts::OnnxTextModel};
 
 /// The extensions of the files in a folder that are tried. WebUI does not try `.bin`, which is the
 /// extension of older files of peft and diffusers.

@@ -158,26 +158,9 @@ impl ModelFolder {
         weights::files(&self.weight_file(component)?)
     }
 
-    /// Returns the model's name: the folder's name, or the repository's in the Hugging Face cache,
-    /// where the folder's name is a hash.
+    /// Returns the model's name.
     pub fn name(&self) -> String {
-        // The paths `.` and `..` have no file name.
-        let path = match self.path.file_name() {
-            Some(_) => std::path::absolute(&self.path),
-            None => fs::canonicalize(&self.path),
-        };
-        let path = path.unwrap_or_else(|_| self.path.clone());
-        let mut above = path
-            .ancestors()
-            .map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());
-        let name = above.next().unwrap_or_default();
-        let repository = match (above.next().as_deref(), above.next()) {
-            (Some("snapshots"), Some(repository)) => repository
-                .strip_prefix("models--")
-                .and_then(|repository| repository.rsplit("--").next().map(str::to_owned)),
-            _ => None,
-        };
-        repository.unwrap_or_else(|| name.into_owned())
+        folder_name(&self.path)
     }
 
     /// Returns the weight file of a component, or the index of its shards.
@@ -253,6 +236,28 @@ impl ModelFolder {
             hint: format!("available variants: {found}"),
         })
     }
+}
+
+/// Returns the name of a model folder: its own, or the repository's in the Hugging Face cache,
+/// where the folder's name is a hash.
+pub(crate) fn folder_name(path: &Path) -> String {
+    // The paths `.` and `..` have no file name.
+    let whole = match path.file_name() {
+        Some(_) => std::path::absolute(path),
+        None => fs::canonicalize(path),
+    };
+    let whole = whole.unwrap_or_else(|_| path.to_path_buf());
+    let mut above = whole
+        .ancestors()
+        .map(|folder| folder.file_name().unwrap_or_default().to_string_lossy());
+    let name = above.next().unwrap_or_default();
+    let repository = match (above.next().as_deref(), above.next()) {
+        (Some("snapshots"), Some(repository)) => repository
+            .strip_prefix("models--")
+            .and_then(|repository| repository.rsplit("--").next().map(str::to_owned)),
+        _ => None,
+    };
+    repository.unwrap_or_else(|| name.into_owned())
 }
 
 impl Index {

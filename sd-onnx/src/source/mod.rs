@@ -16,9 +16,10 @@ use sd_core::{Inputs, SizeIds};
 use sd_text::{ClipTokenizer, Layer, outside::printable};
 use serde_json::{Map, Value};
 
-use self::{file::ModelFile, folder::ModelFolder};
+use self::file::ModelFile;
 pub(crate) use self::{
     file::{MOST_YAML, recognise},
+    folder::{ModelFolder, folder_name},
     vision::{FOLDER as IMAGE_ENCODER, PREPROCESSING, PREPROCESSOR, VisionFiles},
 };
 use crate::{

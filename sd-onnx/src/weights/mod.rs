@@ -140,6 +140,11 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Returns the path that errors name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn new(path: &Path, count: usize) -> Self {
         Self {
             path: path.to_path_buf(),

@@ -3,7 +3,7 @@
 /// The tables of the conversions.
 ///
 /// L is `0..=255` for 0 to 100. a and b have 128 added.
-pub(super) struct Lab {
+pub(in crate::pixels) struct Lab {
     /// The linear value of each byte, where 2040 is white.
     linear: [i32; 256],
     /// CIELAB's f(t) in units of 2⁻¹⁵, for t in units of 1/2040.

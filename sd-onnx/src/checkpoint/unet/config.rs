@@ -79,7 +79,7 @@ impl Unet {
     }
 
     /// Returns the classes of the down blocks and of the up blocks, each in the network's order.
-    fn block_types(&self) -> [Vec<&'static str>; 2] {
+    pub(super) fn block_types(&self) -> [Vec<&'static str>; 2] {
         let [down, mut up] = [0, 1].map(|way| {
             let (cross, plain) = match way {
                 0 => ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -97,7 +97,7 @@ impl Unet {
 
     /// Returns the width of a size's sinusoidal embedding, and the width of everything that is
     /// added to the time embedding.
-    fn added(
+    pub(super) fn added(
         &self,
         family: Family,
         pooled: Option<usize>,
@@ -122,7 +122,7 @@ impl Unet {
     }
 
     /// Returns `attention_head_dim`, which, despite its name, is the number of heads.
-    fn heads(&self, family: Family) -> Result<Value, Problem> {
+    pub(super) fn heads(&self, family: Family) -> Result<Value, Problem> {
         let last = self.levels.len() - 1;
         let mut heads = Vec::new();
         for (i, level) in self.levels.iter().enumerate() {
@@ -148,7 +148,7 @@ impl Unet {
     }
 
     /// Returns `transformer_layers_per_block` and `reverse_transformer_layers_per_block`.
-    fn depths(&self) -> Result<[Value; 2], Problem> {
+    pub(super) fn depths(&self) -> Result<[Value; 2], Problem> {
         let last = self.levels.len() - 1;
         let per_level = self.levels.iter().enumerate().map(|(i, level)| {
             let mut all = level
@@ -191,7 +191,7 @@ impl Unet {
 }
 
 /// Returns a list, or a single number if all values are equal.
-fn same(values: impl IntoIterator<Item = usize>) -> Value {
+pub(super) fn same(values: impl IntoIterator<Item = usize>) -> Value {
     let values: Vec<_> = values.into_iter().collect();
     match values.iter().all(|value| *value == values[0]) {
         true => json!(values[0]),

@@ -228,7 +228,7 @@ fn is_in_transformer(module: &[&str], leaf: &str) -> bool {
     }
 }
 
-fn is_number(text: &str) -> bool {
+pub(super) fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 

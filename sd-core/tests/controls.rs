@@ -1,0 +1,434 @@
+//! Pictures that steer a run, with fake networks.
+//!
+//! `sd-onnx/tests/control.rs` compares whole runs with diffusers.
+
+// In tests, a panic reports the failure.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{Codec, Model, Text, base, prompts};
+use ndarray::{Array3, ArrayD, ArrayViewMut4, IxDyn};
+use sd_core::{
+    BoxError, Call, Control, ControlInput, ControlInputs, ControlKind, ControlMode, ControlPicture,
+    Denoiser, GenerateError, Hint, Hires, Inputs, Mask, NetworkReport, Picture, Pipeline, Request,
+    Resize, SchedulerConfig, Start, StopToken,
+    image::{GrayImage, Luma, Rgb, RgbImage},
+};
+
+/// An active control in a call: the network, the value of its hint, the weight and the factor of
+/// its first layer out of thirteen.
+type Seen = (usize, f32, f32, f32);
+
+/// A denoiser with control networks. The hint of a picture is the sum of its values. For the
+/// negative prompt it is the sum plus 1000.
+struct Steered {
+    model: Model,
+    seen: Mutex<Vec<(usize, Vec<Seen>)>>,
+    read: Mutex<Vec<(usize, Vec<usize>, f32)>>,
+    fails: bool,
+}
+
+impl Steered {
+    fn new() -> Arc<Self> {
+        let kinds = [
+            ("lines", ControlKind::ControlNet),
+            ("depth", ControlKind::Adapter),
+            ("style", ControlKind::ImagePrompt),
+        ];
+        let mut inputs = Inputs::new(4, 4);
+        for (name, kind) in kinds {
+            inputs = inputs.control(ControlInputs::new(name, kind));
+        }
+        let gray = ControlInputs::new("gray", ControlKind::ControlNet).channels(1);
+        let pooled = ControlInputs::new("pooled", ControlKind::ControlNet).prompt_only(true);
+        let coarse = ControlInputs::new("coarse", ControlKind::Adapter).multiple(64);
+        let inputs = inputs.control(gray).control(pooled).control(coarse);
+        Arc::new(Self {
+            model: Model {
+                inputs,
+                ..Model::default()
+            },
+            seen: Mutex::default(),
+            read: Mutex::default(),
+            fails: false,
+        })
+    }
+
+    /// Returns the controls of each call since the last time, with the call's step.
+    fn seen(&self) -> Vec<(usize, Vec<Seen>)> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// Returns the network, the shape and the sum of each picture that was read since the last
+    /// time.
+    fn read(&self) -> Vec<(usize, Vec<usize>, f32)> {
+        std::mem::take(&mut self.read.lock().unwrap())
+    }
+}
+
+impl Denoiser for Steered {
+    fn inputs(&self) -> &Inputs {
+        &self.model.inputs
+    }
+
+    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        let seen: Vec<Seen> = call
+            .controls
+            .iter()
+            .map(|control| {
+                let kind = self.model.inputs.controls[control.network].kind;
+                let first = control.factors(kind, 13)[0];
+                let hint = control.hint[0].iter().next().unwrap();
+                (control.network, *hint, control.weight, first)
+            })
+            .collect();
+        self.model.predict(call, output.view_mut())?;
+        for (_, hint, _, factor) in &seen {
+            output.mapv_inplace(|value| value + factor * (hint / 100.0).sin());
+        }
+        self.seen.lock().unwrap().push((call.step, seen));
+        Ok(())
+    }
+
+    fn read_control(
+        &self,
+        network: usize,
+        picture: ControlInput<'_>,
+        _: &StopToken,
+    ) -> Result<Hint, BoxError> {
+        if self.fails {
+            return Err("out of memory".into());
+        }
+        let (shape, sum) = match picture {
+            ControlInput::Values(values) => (values.shape().to_vec(), values.sum()),
+            ControlInput::Pixels(picture) => {
+                let (width, height) = picture.dimensions();
+                let sum = picture.as_raw().iter().map(|&value| f32::from(value)).sum();
+                (vec![height as usize, width as usize], sum)
+            }
+            _ => unreachable!("there is no other form"),
+        };
+        self.read.lock().unwrap().push((network, shape, sum));
+        let hint = |sum| vec![ArrayD::from_elem(IxDyn(&[1]), sum)];
+        Ok(Hint::new(hint(sum)).negative(hint(sum + 1000.0)))
+    }
+
+    fn report(&self) -> Vec<NetworkReport> {
+        Vec::new()
+    }
+}
+
+fn pipeline_of(model: &Arc<Steered>) -> Pipeline {
+    pipeline_with(model, 1)
+}
+
+fn pipeline_with(model: &Arc<Steered>, max_batch: usize) -> Pipeline {
+    let text: Arc<Text> = Arc::default();
+    let config = SchedulerConfig::default();
+    Pipeline::builder(
+        prompts(&text),
+        model.clone(),
+        Arc::new(Codec::new(4)),
+        config,
+    )
+    .size(64, 48)
+    .max_batch(max_batch)
+    .build()
+    .unwrap()
+}
+
+/// A picture whose values have the sum `sum` if it is not resized.
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, 255]))
+}
+
+fn lines() -> Control {
+    Control::new("lines", picture(64, 48))
+}
+
+fn drawn(pipeline: &Pipeline, request: &Request) -> Picture {
+    pipeline.generate(request).unwrap().pictures.remove(0)
+}
+
+#[test]
+fn a_weight_of_nothing_equals_no_control() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    let plain = drawn(&pipeline, &base());
+    let nothing = drawn(&pipeline, &base().control(lines().weight(0.0)));
+    assert_eq!(plain.latents, nothing.latents);
+    assert_eq!(model.read(), [], "the picture is not read");
+    let steered = drawn(&pipeline, &base().control(lines()));
+    assert_ne!(plain.latents, steered.latents);
+    assert_eq!(steered.initial_noise, plain.initial_noise);
+}
+
+#[test]
+fn modes_decide_which_half_and_which_layers() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    // Whether it acts on the negative prompt, and the factor of the first layer.
+    let soft = 0.825_f32.powi(12);
+    for (control, negative, factor) in [
+        (lines(), true, 1.0),
+        (lines().weight(0.5), true, 0.5),
+        (lines().mode(ControlMode::Prompt), true, soft),
+        (lines().mode(ControlMode::Control), false, soft),
+        (lines().mode(ControlMode::Guess), false, 0.1),
+        (Control::new("pooled", picture(8, 8)), false, 1.0),
+        (
+            Control::new("pooled", picture(8, 8)).mode(ControlMode::Guess),
+            false,
+            1.0,
+        ),
+        (
+            Control::new("depth", picture(8, 8)).mode(ControlMode::Prompt),
+            true,
+            0.25,
+        ),
+        (Control::new("style", picture(8, 8)), true, 1.0),
+    ] {
+        let _ = drawn(&pipeline, &base().control(control.clone()));
+        let seen = model.seen();
+        assert_eq!(seen.len(), 8, "four steps with two calls each");
+        for calls in seen.chunks_exact(2) {
+            let [(_, of_prompt), (_, of_negative)] = calls else {
+                unreachable!()
+            };
+            let of_prompt = of_prompt[0];
+            assert!((of_prompt.3 - factor).abs() < 1e-6, "{control:?} {seen:?}");
+            assert_eq!(of_negative.len(), usize::from(negative), "{control:?}");
+            for of_negative in of_negative {
+                assert_eq!(of_negative.1, of_prompt.1 + 1000.0, "its own hint");
+            }
+        }
+    }
+}
+
+#[test]
+fn pictures_act_between_start_and_end() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    let steps = |control: Control, request: Request| {
+        let _ = drawn(&pipeline, &request.guidance(1.0).control(control));
+        let seen = model.seen().into_iter();
+        let acting = seen.filter(|(_, controls)| !controls.is_empty());
+        acting.map(|(step, _)| step).collect::<Vec<_>>()
+    };
+    let ten = || base().steps(10);
+    assert_eq!(steps(lines(), ten()), Vec::from_iter(0..10));
+    // Computed with diffusers' rule in Python.
+    assert_eq!(steps(lines().during(0.0, 0.5), ten()), [0, 1, 2, 3, 4]);
+    assert_eq!(
+        steps(lines().during(0.25, 1.0), ten()),
+        [3, 4, 5, 6, 7, 8, 9]
+    );
+    assert_eq!(steps(lines().during(0.2, 0.65), ten()), [2, 3, 4, 5]);
+    assert_eq!(steps(lines().during(0.5, 0.5), ten()), [0; 0]);
+    // A part of a run counts its own steps.
+    let start = Start::picture(picture(64, 48)).strength(0.4);
+    assert_eq!(steps(lines().during(0.0, 0.5), ten().start(start)), [0, 1]);
+}
+
+#[test]
+fn pictures_are_fitted_to_the_size() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    let read = |control: Control| {
+        let _ = drawn(&pipeline, &base().control(control));
+        model.read().remove(0)
+    };
+    let sum = |picture: &RgbImage| {
+        let values = picture.as_raw().iter();
+        values.map(|&value| f32::from(value) / 255.0).sum::<f32>()
+    };
+    let same = |found: f32, expected: f32| (found - expected).abs() < 1e-3 * expected.abs();
+    let (network, shape, found) = read(lines());
+    assert_eq!((network, shape), (0, vec![1, 3, 48, 64]));
+    assert!(same(found, sum(&picture(64, 48))), "{found}");
+    let other = Control::new("lines", picture(100, 100));
+    let stretched = read(other.clone());
+    let cropped = read(other.clone().resize(Resize::Crop));
+    let filled = read(other.resize(Resize::Fill));
+    for (_, shape, _) in [&stretched, &cropped, &filled] {
+        assert_eq!(*shape, [1, 3, 48, 64]);
+    }
+    assert!(stretched.2 != cropped.2 && cropped.2 != filled.2);
+    let (network, shape, found) = read(Control::new("gray", picture(64, 48)));
+    assert_eq!((network, shape), (3, vec![1, 1, 48, 64]));
+    // Pillow's `convert("L")`.
+    let pixels = picture(64, 48);
+    let luminance = pixels.pixels().map(|Rgb([r, g, b])| {
+        let [r, g, b] = [r, g, b].map(|&value| u32::from(value));
+        (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+    });
+    assert!(same(found, luminance.sum::<u32>() as f32 / 255.0));
+    let (network, shape, _) = read(Control::new("style", picture(100, 20)));
+    assert_eq!((network, shape), (2, vec![20, 100]), "in its own size");
+    let values = Array3::from_elem((3, 48, 64), -0.5);
+    let (_, _, found) = read(Control::new("lines", values));
+    assert!(same(found, -0.5 * 3.0 * 48.0 * 64.0));
+}
+
+#[test]
+fn the_start_is_a_control_picture_with_a_hole() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    let white = RgbImage::from_pixel(64, 48, Rgb([255; 3]));
+    let mask = GrayImage::from_fn(64, 48, |x, _| Luma([if x < 16 { 255 } else { 0 }]));
+    let start = Start::picture(white);
+    let control = || Control::new("lines", ControlPicture::Start);
+    let whole = base().start(start.clone()).control(control());
+    let _ = drawn(&pipeline, &whole);
+    assert_eq!(model.read()[0].2, 3.0 * 48.0 * 64.0);
+    let masked = base().start(start.mask(Mask::new(mask))).control(control());
+    let _ = drawn(&pipeline, &masked);
+    assert_eq!(model.read()[0].2, 3.0 * 48.0 * (48.0 - 16.0));
+}
+
+#[test]
+fn a_second_pass_reads_the_picture_in_its_size() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    let request = base().control(lines()).hires(Hires::scale(2.0));
+    let _ = drawn(&pipeline, &request);
+    let shapes: Vec<_> = model
+        .read()
+        .into_iter()
+        .map(|(_, shape, _)| shape)
+        .collect();
+    assert_eq!(shapes, [[1, 3, 48, 64], [1, 3, 96, 128]]);
+    assert!(model.seen().iter().all(|(_, controls)| controls.len() == 1));
+}
+
+#[test]
+fn only_equal_controls_share_a_batch() {
+    let model = Steered::new();
+    let pipeline = pipeline_with(&model, 4);
+    let with = |weight| base().control(lines().weight(weight));
+    let requests = [with(1.0), with(0.5), with(1.0), base()];
+    let together = pipeline.generate_all(&requests).unwrap().pictures;
+    assert_eq!(
+        model.model.batch.load(std::sync::atomic::Ordering::Relaxed),
+        2
+    );
+    let alone = pipeline_of(&Steered::new());
+    for (request, found) in requests.iter().zip(&together) {
+        let request = request.clone().seed(found.seed);
+        assert_eq!(drawn(&alone, &request).latents, found.latents);
+    }
+    // Several pictures of a request read the picture once.
+    let _ = model.read();
+    let _ = pipeline.generate(&with(1.0).count(3)).unwrap();
+    assert_eq!(model.read().len(), 1);
+}
+
+#[test]
+fn problems_name_the_control() {
+    let pipeline = pipeline_of(&Steered::new());
+    let start = Control::new("lines", ControlPicture::Start);
+    let values = |shape| Control::new("lines", Array3::from_elem(shape, 1.0));
+    for (control, expected) in [
+        (
+            Control::new("line", picture(8, 8)),
+            "controls[0].network is \"line\", expected the name of a control network, such as lines",
+        ),
+        (
+            lines().weight(f32::NAN),
+            "controls[0].weight is NaN, expected a finite number",
+        ),
+        (
+            lines().during(-0.1, 1.0),
+            "controls[0].start is -0.1, expected 0 to 1",
+        ),
+        (
+            lines().during(0.5, 0.4),
+            "controls[0].end is 0.4, expected 0.5, the start, to 1",
+        ),
+        (lines().during(f32::NAN, 1.0), "controls[0].start"),
+        (
+            lines().resize(Resize::Latent),
+            "controls[0].resize is latent, expected stretch",
+        ),
+        (Control::new("lines", RgbImage::new(0, 3)), "at least 1×1"),
+        (start, "as the request does not start from one"),
+        (values((3, 48, 63)), "expected values of shape (3, 48, 64)"),
+        (
+            Control::new("lines", Array3::from_elem((3, 48, 64), f32::INFINITY)),
+            "expected finite numbers",
+        ),
+        (
+            Control::new("style", picture(8, 8)).mode(ControlMode::Prompt),
+            "controls[0].mode is prompt, expected balanced, as this is an IP-Adapter",
+        ),
+        (
+            Control::new("depth", picture(8, 8)).mode(ControlMode::Guess),
+            "expected balanced, prompt or control, as this is a T2I-Adapter",
+        ),
+        (
+            Control::new("style", ControlPicture::Start),
+            "expected a picture in pixels",
+        ),
+        (
+            Control::new("coarse", picture(8, 8)),
+            "the size of the request, expected a size in multiples of 64 pixels",
+        ),
+    ] {
+        let request = base().control(control);
+        let Err(GenerateError::Request(problems)) = pipeline.generate(&request) else {
+            panic!("{request:?} is drawn");
+        };
+        assert!(problems.to_string().contains(expected), "{problems}");
+    }
+    let many = (0..17).fold(base(), |request, _| request.control(lines()));
+    let error = pipeline.generate(&many).unwrap_err().to_string();
+    assert!(
+        error.contains("controls is 17, expected at most 16"),
+        "{error}"
+    );
+    let style = || Control::new("style", picture(8, 8));
+    let twice = base().control(style()).control(style());
+    let error = pipeline.generate(&twice).unwrap_err().to_string();
+    assert!(error.contains("expected another network"), "{error}");
+    // Other networks may be used several times.
+    let _ = drawn(
+        &pipeline,
+        &base().control(lines()).control(lines().weight(0.3)),
+    );
+    let none = common::Fakes::new().pipeline();
+    let error = none
+        .generate(&base().control(lines()))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("the pipeline has no control networks"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_error_names_the_network() {
+    let mut model = Steered::new();
+    Arc::get_mut(&mut model).unwrap().fails = true;
+    let error = pipeline_of(&model).generate(&base().control(lines()));
+    let error = error.unwrap_err();
+    assert_eq!(error.to_string(), "reading the picture for lines failed");
+}
+
+#[test]
+fn controls_are_json() {
+    let control = Control::new("lines", picture(2, 1))
+        .weight(0.5)
+        .during(0.25, 0.75)
+        .mode(ControlMode::Control)
+        .resize(Resize::Crop);
+    let json = serde_json::to_string(&control).unwrap();
+    assert_eq!(serde_json::from_str::<Control>(&json).unwrap(), control);
+    let short = r#"{"prompt": "a fox", "controls": [{"network": "lines", "picture": "start"}]}"#;
+    let request = Request::from_json(short).unwrap();
+    let expected = Control::new("lines", ControlPicture::Start);
+    assert_eq!(request.controls, [expected]);
+}
