@@ -5,7 +5,7 @@ UNet and the text encoder stay as they are.
 
     python control.py            # trains, continues where it was stopped, then judges
     python control.py --judge    # judges the files that are there
-    python control.py --picture  # writes the edges of a big cat, an input for trying it
+    python control.py --picture  # writes the edges of a cat at the bottom right, an input for trying it
 """
 
 import sys
@@ -27,7 +27,7 @@ from text import SKIPPED, load_tokenizer, read, tokens
 from vae import pixels
 
 FOLDER = MODEL / "controlnets/edges"
-PICTURE = HERE.parent / "pictures/edges-cat.png"
+PICTURE = HERE.parent / "pictures/edges.png"
 # The thresholds of most ControlNets for Canny's edges. At 96×96 pixels they mark 5 % of the pixels.
 LOW, HIGH = 100, 200
 EMBEDDING = (16, 32, 64, 96)  # channels between the control picture and the latents
@@ -231,7 +231,7 @@ def autoencoded(vae, image):
 if __name__ == "__main__":
     if sys.argv[1:] == ["--picture"]:
         cat = next(concept.index for concept in CONCEPTS if concept.called[0] == "cat")
-        drawn = draw(single(np.random.default_rng(1), cat, "green", size="big"), sprites())
+        drawn = draw(single(np.random.default_rng(1), cat, "green", "bottom right"), sprites())
         Image.fromarray(edges(drawn)).convert("RGB").save(PICTURE)
         sys.exit()
     if sys.argv[1:] != ["--judge"]:

@@ -93,13 +93,13 @@
 //!
 //! # What is not supported
 //! Refused with the reason: Control-LoRAs, SDXL's union ControlNet, ControlNet-LLLite, ControlNets
-//! that are differences to a model ("diff"), style and color adapters, IP-Adapters for faces
+//! that are differences to a model ("diff"), style adapters, IP-Adapters for faces
 //! (FaceID), InstantID, and networks for other models such as Flux. Weights per block and masks of
 //! IP-Adapters are not options here.
 //!
 //! # Whose arithmetic
-//! Outputs, intervals and `guess_mode` are diffusers' 0.42.1: the tests compare 60 runs, of which
-//! the largest error is 4.3e-6. Intervals count the steps of the run. diffusers counts the calls of
+//! Outputs, intervals and `guess_mode` are diffusers' 0.42.1: the tests compare 60 runs, whose
+//! largest error is 4.3e-6. Intervals count the steps of the run. diffusers counts the calls of
 //! samplers with two calls in a step, such as Heun. The other modes are sd-webui-controlnet's. It
 //! compares an interval with the step's number divided by the number of steps, so that its last step
 //! may differ. Pictures of another size are scaled with Pillow's Lanczos filter, as in diffusers.
