@@ -318,7 +318,7 @@ fn files_that_are_no_upscalers_are_named() {
         (
             with("dat", &|it| {
                 let name = "layers.0.blocks.0.attn.attns.0.relative_position_index";
-                drop(it.insert(name.into(), of(&[33, 33])));
+                drop(it.insert(name.into(), of(&[34, 34])));
             }),
             "rows, expected those of windows of up to 64 × 64",
         ),

@@ -16,7 +16,7 @@ pub(crate) struct Cut {
 impl Graph<'_> {
     /// Cuts the image `x` `[1, channels, h, w]` into windows of `size`, height and width:
     /// `[h·w / length, length, channels]`, where `length` is the product of the size. `h` and `w`
-    /// are multiples of the size. Also returns what [`from_windows`](Self::from_windows) needs.
+    /// are multiples of the size. Also returns what [`joined_windows`](Self::joined_windows) needs.
     pub fn windows(&mut self, x: Value, size: [usize; 2], channels: usize) -> (Value, Cut) {
         let image = self.shape(x);
         let [high, wide] = size.map(|side| side as i64);
@@ -37,7 +37,7 @@ impl Graph<'_> {
     }
 
     /// Reverses [`windows`](Self::windows), for an image of as many channels.
-    pub fn from_windows(&mut self, x: Value, cut: Cut) -> Value {
+    pub fn joined_windows(&mut self, x: Value, cut: Cut) -> Value {
         let x = self.reshape(x, cut.windows);
         let x = self.transpose(x, &[0, 5, 1, 3, 2, 4]);
         self.reshape(x, cut.image)

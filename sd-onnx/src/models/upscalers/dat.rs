@@ -76,7 +76,7 @@ pub(super) fn recognise(
         tail: Tail::recognise(shapes)?,
     };
     let factor = network.tail.factor();
-    if factor > MOST_FACTOR || network.tail == Tail::Same || network.hidden % 2 != 0 {
+    if factor > MOST_FACTOR || network.tail == Tail::Same || !network.hidden.is_multiple_of(2) {
         return Err(format!(
             "the network enlarges {factor} times and has layers of {}, expected a pixel shuffle by \
              at most {MOST_FACTOR} and an even number",
@@ -142,7 +142,7 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
                 }
             };
             let fits = |heads: &usize| {
-                *heads > 0 && heads % 2 == 0 && width % heads == 0 && width % 2 == 0
+                *heads > 0 && heads.is_multiple_of(2) && width.is_multiple_of(*heads)
             };
             let heads = heads.filter(fits).ok_or_else(|| {
                 format!("`layers.{layer}` has {heads:?} heads, expected an even divisor of {width}")
@@ -273,7 +273,7 @@ impl Dat {
         let biases: Vec<Value> = [Some(bias), mask].into_iter().flatten().collect();
         let scale = ((width / heads) as f32).sqrt().recip();
         let attended = g.biased_attention(parts, heads, scale, &biases);
-        let attended = g.from_windows(attended, cut.expect("three parts were cut"));
+        let attended = g.joined_windows(attended, cut.expect("three parts were cut"));
         Ok(match mask {
             Some(_) => g.rolled(attended, shifts.map(|shift| -shift)),
             None => attended,

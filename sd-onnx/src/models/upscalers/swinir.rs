@@ -75,7 +75,7 @@ pub(super) fn recognise(
         tail: Tail::recognise(shapes)?,
     };
     let factor = network.tail.factor();
-    if factor % unshuffle != 0 || factor > MOST_FACTOR {
+    if !factor.is_multiple_of(unshuffle) || factor > MOST_FACTOR {
         return Err(format!(
             "the network enlarges {factor} times after it divided the picture by {unshuffle}, \
              expected a multiple of at most {MOST_FACTOR}"
@@ -121,7 +121,7 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
             let blocks = format!("layers.{layer}.residual_group.blocks.");
             let table = format!("{blocks}0.attn.relative_position_bias_table");
             let heads = shapes.get(&*table).and_then(|shape| shape.get(1).copied());
-            let heads = heads.filter(|&heads| heads > 0 && width % heads == 0);
+            let heads = heads.filter(|&heads| heads > 0 && width.is_multiple_of(heads));
             let heads = heads.ok_or_else(|| {
                 format!("tensor `{table}` is missing, or its columns do not divide {width}")
             })?;
@@ -185,7 +185,7 @@ impl SwinIr {
         }
         let (windows, cut) = g.windows(h, [self.window; 2], width);
         let attended = self.attention(g, windows, &format!("{name}.attn"), heads, mask)?;
-        h = g.from_windows(attended, cut);
+        h = g.joined_windows(attended, cut);
         if mask.is_some() {
             h = g.rolled(h, [-shift; 2]);
         }
