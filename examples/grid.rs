@@ -155,7 +155,11 @@ impl Grid {
         }
         let prompt = arguments.prompt.as_deref().unwrap_or_default();
         let grid = Self {
-            base: options.request(Request::new(prompt))?,
+            base: {
+                let mut base = options.request(Request::new(prompt))?;
+                base.controls = options.control.controls(None)?;
+                base
+            },
             x: arguments.x.clone(),
             y: arguments.y.clone(),
         };

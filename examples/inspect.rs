@@ -8,15 +8,15 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use sd_examples::{Failure, print, print_json};
-use sd_onnx::{Adapter, Hashes, Inspection, Part};
+use sd_onnx::{Adapter, ControlFacts, Hashes, Inspection, Part};
 use sd_text::outside::printable;
 use serde::Serialize;
 
 /// Identifies a model file or folder without loading its weights.
 ///
-/// It knows checkpoints, UNets, VAEs, text encoders, LoRAs, textual inversions, ControlNets and
-/// upscalers as safetensors, pickle or GGUF files, and model folders of diffusers or of ONNX
-/// graphs.
+/// It knows checkpoints, UNets, VAEs, text encoders, LoRAs, textual inversions, ControlNets,
+/// T2I-Adapters, IP-Adapters and upscalers as safetensors, pickle or GGUF files, and model folders
+/// of diffusers or of ONNX graphs.
 ///
 /// The line "memory" shows the size of the weights in f32, the type used on the CPU. Working memory
 /// comes on top.
@@ -87,7 +87,8 @@ fn lines(found: &Inspection, hashes: Option<&Hashes>) -> Vec<String> {
     for part in &found.parts {
         line(&part.name, &sizes(part));
     }
-    for (name, value) in found.adapter.iter().flat_map(adapter) {
+    let facts = found.adapter.iter().flat_map(adapter);
+    for (name, value) in facts.chain(found.control.iter().flat_map(control)) {
         line(name, &value);
     }
     if let Some(memory) = found.memory {
@@ -190,6 +191,21 @@ fn adapter(found: &Adapter) -> Vec<(&'static str, String)> {
         lines.push(("tags", tags.join(", ")));
     }
     lines
+}
+
+/// Returns the lines that describe a ControlNet, a T2I-Adapter or an IP-Adapter.
+fn control(found: &ControlFacts) -> Vec<(&'static str, String)> {
+    let encoder = found.encoder.as_ref();
+    let lines = [
+        ("for", found.family.clone()),
+        ("channels", found.channels.map(|count| count.to_string())),
+        ("tokens", found.tokens.map(|count| count.to_string())),
+        ("encoder", encoder.map(|path| path.display().to_string())),
+    ];
+    let lines = lines.into_iter();
+    lines
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }
 
 /// The largest number of tags that are shown.

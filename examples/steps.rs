@@ -74,7 +74,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let options = &arguments.options;
-    let request = options.request(Request::new(&arguments.prompt))?;
+    let mut request = options.request(Request::new(&arguments.prompt))?;
+    request.controls = options.control.controls(None)?;
     if let Some(path) = &arguments.output {
         check_output("output", path, PNG)?;
     }

@@ -25,7 +25,7 @@ use sd_examples::{
 use sd_onnx::{
     Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
     Timings, files,
-    infotext::{MASK_NOTE, PICTURE_NOTE},
+    infotext::{CONTROL_NOTE, MASK_NOTE, PICTURE_NOTE},
 };
 use sd_text::outside::printable;
 
@@ -74,11 +74,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut options = arguments.options.clone();
     options.seamless = options.seamless.or(infotext.map(Infotext::seamless));
     let start = arguments.start.start(infotext)?;
+    let controls = options.control.controls(infotext)?;
     let with_options = |mut request: Request| {
         if let Some(prompt) = &arguments.prompt {
             request = request.prompt(prompt);
         }
         request.start = start.clone();
+        request.controls.clone_from(&controls);
         if request.start.is_some() && arguments.hires.hires.is_none() {
             request.hires = None;
         }
@@ -121,6 +123,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let is_supplied = |difference: &String| match difference.as_str() {
         PICTURE_NOTE => arguments.start.image.is_some(),
         MASK_NOTE => arguments.start.has_mask(),
+        CONTROL_NOTE => {
+            let needed = infotext.map_or(0, Infotext::control_count);
+            controls.len() >= needed
+        }
         _ => false,
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));

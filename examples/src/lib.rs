@@ -1,5 +1,6 @@
 //! Shared code of the examples: options, errors, progress bars, output files and contact sheets.
 
+pub mod control;
 pub mod options;
 pub mod scenes;
 pub mod sheet;

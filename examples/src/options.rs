@@ -10,7 +10,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use sd_onnx::{
     Builder, Device, GenerateError, Guidance, HiresSize, ImageSize, LoraWeight, Pipeline,
-    Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped,
+    Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped, TileWeights,
+    Tiles,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -23,7 +24,13 @@ use sd_text::{
 };
 use serde_json::{Value, json};
 
-use crate::{Failure, shipped_model, tell};
+use crate::{
+    Failure,
+    control::ControlOptions,
+    shipped_model,
+    start::{OrNone, or_none},
+    tell,
+};
 
 /// The options that choose a model and set the parameters of a picture.
 #[derive(Debug, Clone, Args)]
@@ -52,6 +59,9 @@ pub struct Options {
     /// LoRA's name is its file's name without the extension, or the name that the file contains
     #[arg(long, value_name = "DIR")]
     pub loras: Vec<PathBuf>,
+    /// Pictures that steer the run.
+    #[command(flatten)]
+    pub control: ControlOptions,
     /// Axes along which pictures can be repeated without a visible edge: x, y, xy or none. WebUI
     /// calls this tiling [default: none; with txt2img --like, the axes of the file]
     #[arg(long, value_name = "AXES", value_parser = axes)]
@@ -74,6 +84,12 @@ pub struct Options {
     /// Height in pixels, a multiple of 8 [default: the model's own]
     #[arg(long, value_name = "N")]
     pub height: Option<u32>,
+    /// Draw a large picture in overlapping windows (tiled diffusion): the side of a window or its
+    /// width and height in pixels, by how much windows overlap [default: half of the shorter side],
+    /// and `gaussian` for windows that count less towards their edges, such as 512, 512x768:128 or
+    /// 512:256:gaussian; `none` undoes the windows in the file of txt2img --like
+    #[arg(long, value_name = "SIZE[:OVERLAP[:WEIGHTS]]|none", value_parser = or_none(tiles))]
+    pub tiles: Option<OrNone<Tiles>>,
     /// Steps from noise to picture, 1 to the model's number of training timesteps (usually 1000)
     /// [default: the model's own, usually 20]
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -282,6 +298,34 @@ pub fn sides(text: &str) -> Result<[u32; 2], String> {
     sides.ok_or_else(|| "expected width x height in pixels, such as 1024x768".to_owned())
 }
 
+/// Parses the windows of a large picture, such as `512`, `512x768:128` or `512:256:gaussian`.
+///
+/// # Errors
+/// Returns a text that says what is expected.
+pub fn tiles(text: &str) -> Result<Tiles, String> {
+    let mut parts = text.split(':');
+    let side = |text: &str| text.parse().ok().filter(|&side: &u32| side > 0);
+    let size = parts.next().unwrap_or_default();
+    let size = sides(size)
+        .ok()
+        .or_else(|| side(size).map(|side| [side; 2]));
+    let expected = "expected pixels such as 512, 512x768:128 or 512:256:gaussian, or none";
+    let [width, height] = size.ok_or(expected)?;
+    let mut tiles = Tiles::new(width, height);
+    if let Some(overlap) = parts.next() {
+        tiles = tiles.overlap(overlap.parse().map_err(|_| expected)?);
+    }
+    tiles = tiles.weights(match parts.next() {
+        None | Some("equal") => TileWeights::Equal,
+        Some("gaussian") => TileWeights::Gaussian,
+        Some(_) => return Err(expected.to_owned()),
+    });
+    match parts.next() {
+        None => Ok(tiles),
+        Some(_) => Err(expected.to_owned()),
+    }
+}
+
 /// Parses a position in a picture, x and y in pixels, such as `0,64`.
 ///
 /// # Errors
@@ -486,6 +530,11 @@ impl Options {
         if let Some(layer) = self.clip_skip {
             request = request.clip_skip(layer);
         }
+        match &self.tiles {
+            None => {}
+            Some(OrNone::None) => request.tiles = None,
+            Some(OrNone::Value(tiles)) => request.tiles = Some(*tiles),
+        }
         self.set_sdxl(&mut request)?;
         let seed = self.seed.or(request.seed);
         request = request.seed(seed.unwrap_or_else(|| rand::random::<u32>().into()));
@@ -595,6 +644,7 @@ impl Options {
         if let Some(path) = &self.refiner {
             builder = builder.refiner(path);
         }
+        builder = self.control.load(builder);
         let model = self.model.clone().unwrap_or_else(shipped_model);
         builder.load(model).map_err(Failure::work)
     }
@@ -865,6 +915,38 @@ mod tests {
         }
         let error = scheduler("DPM++ 2M Karas").unwrap_err();
         assert!(error.contains("is no scheduler, expected "), "{error}");
+    }
+
+    #[test]
+    fn windows_are_sizes_overlaps_and_weights() {
+        let square = Tiles::new(512, 512);
+        for (text, expected) in [
+            ("512", square),
+            ("512x512", square),
+            ("512x768:128", Tiles::new(512, 768).overlap(128)),
+            ("512:0:equal", square.overlap(0)),
+            (
+                "512:256:gaussian",
+                square.overlap(256).weights(TileWeights::Gaussian),
+            ),
+        ] {
+            assert_eq!(tiles(text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "512x",
+            "512:",
+            "512:-8",
+            "512:8:cubic",
+            "512:8:equal:1",
+            "512::equal",
+        ] {
+            assert!(
+                tiles(text).unwrap_err().starts_with("expected pixels"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

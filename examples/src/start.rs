@@ -108,7 +108,7 @@ pub struct HiresOptions {
 }
 
 /// Parses a value of an enum by the name that it has in JSON.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(crate) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let read = T::deserialize(IntoDeserializer::<value::Error>::into_deserializer(text));
     read.map_err(|error| error.to_string())
 }
@@ -147,7 +147,7 @@ fn blur(text: &str) -> Result<f32, String> {
 }
 
 /// Returns a parser of the word `none` and of the values that `parse` knows.
-fn or_none<T>(
+pub(crate) fn or_none<T>(
     parse: impl Fn(&str) -> Result<T, String> + Clone,
 ) -> impl Fn(&str) -> Result<OrNone<T>, String> + Clone {
     move |text| match text {

@@ -125,7 +125,17 @@ fn files_that_are_no_model() {
         (
             &[("control_model.out.weight", &[8, 8])],
             "a ControlNet",
-            "which guides a model",
+            "the ControlNet: the first convolution, `conv_in`, is missing",
+        ),
+        (
+            &[("lora_controlnet", &[1])],
+            "a Control-LoRA",
+            "which is not supported, because most of its layers are differences",
+        ),
+        (
+            &[("ip_adapter.0.to_q_lora.down.weight", &[8, 8])],
+            "an IP-Adapter for faces",
+            "because it takes the embedding of a face recogniser",
         ),
         (
             &[("body.0.weight", &[8, 8])],
@@ -146,4 +156,119 @@ fn files_that_are_no_model() {
         assert!(text.contains("metadata       ss_network_dim: 4"), "{text}");
     }
     INSPECT.fail(folder.path(), &["no-such-file"], 1, "no-such-file: ");
+}
+
+/// Checks that the lines of a description contain `expected`, and that it has no problems.
+fn shows(text: &str, expected: &[&str]) {
+    for line in expected {
+        assert!(text.lines().any(|found| found == *line), "{line}: {text}");
+    }
+    assert!(!text.contains("problem"), "{text}");
+}
+
+#[test]
+fn adapters_that_guide_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut tensors = vec![
+        ("conv_in.weight".to_owned(), vec![8, 64, 3, 3]),
+        ("conv_in.bias".to_owned(), vec![8]),
+    ];
+    for block in 0..8 {
+        let block = format!("body.{block}");
+        tensors.extend([
+            (format!("{block}.block1.weight"), vec![8, 8, 3, 3]),
+            (format!("{block}.block1.bias"), vec![8]),
+            (format!("{block}.block2.weight"), vec![8, 8, 1, 1]),
+            (format!("{block}.block2.bias"), vec![8]),
+        ]);
+    }
+    let adapter = tensors.iter();
+    let adapter: Vec<_> = adapter
+        .map(|(name, shape)| (name.as_str(), &shape[..]))
+        .collect();
+    write(&folder.path().join("canny.safetensors"), &adapter);
+    let (text, _) = INSPECT.succeed(folder.path(), &["canny.safetensors"]);
+    shows(
+        &text,
+        &[
+            "kind           a T2I-Adapter",
+            "format         safetensors",
+            "adapter        34 tensors, 9864 parameters, 19.7 kB of F16",
+            "for            Stable Diffusion 1.x",
+            "channels       1",
+        ],
+    );
+    write(&folder.path().join("broken.safetensors"), &adapter[..33]);
+    let (text, _) = INSPECT.succeed(folder.path(), &["broken.safetensors"]);
+    assert!(text.contains("problem "), "{text}");
+
+    let image: [(&str, &[usize]); 6] = [
+        ("image_proj.proj.weight", &[64, 8]),
+        ("image_proj.proj.bias", &[64]),
+        ("image_proj.norm.weight", &[16]),
+        ("image_proj.norm.bias", &[16]),
+        ("ip_adapter.1.to_k_ip.weight", &[8, 768]),
+        ("ip_adapter.1.to_v_ip.weight", &[8, 768]),
+    ];
+    write(&folder.path().join("ip.safetensors"), &image);
+    let encoder = folder.path().join("image_encoder");
+    fs::create_dir(&encoder).unwrap();
+    fs::write(encoder.join("config.json"), r#"{"projection_dim": 8}"#).unwrap();
+    let (json, _) = INSPECT.succeed(folder.path(), &["ip.safetensors", "--json"]);
+    let found: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found["kind"], "an IP-Adapter");
+    assert_eq!(found["parts"][0]["name"], "ip_adapter");
+    let control = &found["control"];
+    assert_eq!(control["family"], "Stable Diffusion 1.x");
+    assert_eq!(
+        [&control["channels"], &control["tokens"]],
+        [&Value::Null, &Value::from(4)]
+    );
+    assert!(
+        control["encoder"]
+            .as_str()
+            .unwrap()
+            .ends_with("image_encoder")
+    );
+    assert_eq!(found["problems"], serde_json::json!([]));
+
+    // A folder of a class that is not supported.
+    let union = folder.path().join("union");
+    fs::create_dir(&union).unwrap();
+    let config = r#"{"_class_name": "ControlNetUnionModel"}"#;
+    fs::write(union.join("config.json"), config).unwrap();
+    let (text, _) = INSPECT.succeed(folder.path(), &["union"]);
+    assert!(
+        text.contains("kind           a folder of ControlNetUnionModel\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("which also takes the kinds of its pictures"),
+        "{text}"
+    );
+
+    // A ControlNet in a model folder is a part of it, and no problem of the model.
+    let copied = folder.path().join("model");
+    copy(Path::new(&model()), &copied);
+    fs::create_dir(copied.join("controlnet")).unwrap();
+    fs::write(copied.join("controlnet/config.json"), config).unwrap();
+    let (text, _) = INSPECT.succeed(folder.path(), &["model"]);
+    assert!(
+        text.contains("warning        `controlnet` cannot be loaded: "),
+        "{text}"
+    );
+    assert!(!text.contains("problem "), "{text}");
+}
+
+/// Copies a folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }

@@ -11,6 +11,7 @@ use crate::{
     control::EncodedControl,
     guidance::{GuidanceStep, Memory},
     guide,
+    tiled::Tiled,
 };
 
 /// The denoiser D(x; sigma) under prompts and guidance, for one picture or a batch. Samplers call
@@ -67,6 +68,8 @@ struct Network<'a> {
     scales: Option<Array1<f32>>,
     /// The number of steps of this run, of which controls act in a part. 1 if it is unknown.
     run_steps: usize,
+    /// The windows of a large picture. `None` if the network sees the whole picture.
+    tiled: Option<Tiled>,
     stop: StopToken,
 }
 
@@ -94,8 +97,11 @@ impl Network<'_> {
         let controls: Vec<_> = controls.collect();
         call.controls = &controls;
         call.step = at.index;
-        self.denoiser
-            .predict(&call, ArrayViewMut4::from_shape(self.shape, output)?)
+        let output = ArrayViewMut4::from_shape(self.shape, output)?;
+        match &self.tiled {
+            None => self.denoiser.predict(&call, output),
+            Some((windows, most)) => windows.predict(self.denoiser, &call, *most, output),
+        }
     }
 }
 
@@ -124,6 +130,7 @@ impl<'a> Guided<'a> {
                 latents: vec![0.0; length],
                 scales,
                 run_steps: 1,
+                tiled: None,
                 stop,
             },
             prediction,
@@ -149,6 +156,12 @@ impl<'a> Guided<'a> {
             self.blank_prediction = vec![0.0; self.network.latents.len()];
             self.blank = Some((half, scales));
         }
+        self
+    }
+
+    /// Shows the network windows of the latents instead of all latents.
+    pub(crate) fn tiled(mut self, tiled: Option<Tiled>) -> Self {
+        self.network.tiled = tiled;
         self
     }
 

@@ -116,6 +116,7 @@ mod size;
 mod sizes;
 mod start;
 mod stop;
+mod tiled;
 pub mod upscale;
 
 pub use backend::{
@@ -153,6 +154,7 @@ pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
 pub use start::{Mask, MaskRule, MaskedContent, Posterior, Resize, Sides, Start, StartFrom};
 pub use stop::{OnStop, StopToken};
+pub use tiled::{MAX_TILES, TileWeights, Tiles};
 
 // Compiles the example in the README with the other documentation tests.
 #[cfg(doctest)]

@@ -8,7 +8,9 @@ use sd_schedulers::{
 use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
-use crate::{Control, Defaults, Guidance, Hires, Problems, Sizes, Start, json, prompts::Read};
+use crate::{
+    Control, Defaults, Guidance, Hires, Problems, Sizes, Start, Tiles, json, prompts::Read,
+};
 
 /// The largest prompt in bytes, 64 KiB.
 pub const MAX_PROMPT_BYTES: usize = 1 << 16;
@@ -256,6 +258,13 @@ pub struct Request {
     /// Default: none.
     #[serde(default)]
     pub controls: Vec<Control>,
+    /// The windows in which a large picture is drawn (MultiDiffusion, tiled diffusion). With a
+    /// [second pass](Self::hires), they count for both passes. Size conditioning describes the
+    /// whole picture.
+    ///
+    /// Default: `None`. The denoiser sees the whole picture.
+    #[serde(default)]
+    pub tiles: Option<Tiles>,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -318,6 +327,7 @@ impl Request {
             start: None,
             hires: None,
             controls: Vec::new(),
+            tiles: None,
             initial_noise: None,
         }
     }
@@ -625,6 +635,20 @@ impl Request {
     /// Sets [`hires`](Self::hires). [`Hires`] has an example.
     pub fn hires(mut self, hires: Hires) -> Self {
         self.hires = Some(hires);
+        self
+    }
+
+    /// Sets [`tiles`](Self::tiles).
+    ///
+    /// ```
+    /// use sd_core::{Request, Tiles};
+    ///
+    /// let panorama = Request::new("mountains under snow").size(2048, 512);
+    /// let request = panorama.tiles(Tiles::new(512, 512));
+    /// # assert!(request.tiles.is_some());
+    /// ```
+    pub fn tiles(mut self, tiles: Tiles) -> Self {
+        self.tiles = Some(tiles);
         self
     }
 

@@ -606,7 +606,7 @@ impl Builder {
     /// let pipeline = sd_onnx::builder()
     ///     .control("control_v11p_sd15_canny.safetensors")
     ///     .load("stable-diffusion-v1-5")?;
-    /// let edges = files::read_picture("edges.png")?.to_rgb8();
+    /// let edges = files::read_picture("edges.png")?.rgb;
     /// let control = Control::new("control_v11p_sd15_canny", edges).weight(0.8);
     /// let found = pipeline.generate(&Request::new("a fox").control(control))?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -1,5 +1,7 @@
 //! Inspects a model file or folder without loading it.
 
+mod control;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -11,9 +13,11 @@ use sd_schedulers::Prediction;
 use sd_text::outside;
 use serde::Serialize;
 
+pub use self::control::ControlFacts;
 use crate::{
     Error,
     checkpoint::{self, Kind},
+    control::CONTROL_NET,
     exported,
     graph::Dialect,
     hash,
@@ -61,6 +65,8 @@ pub struct Inspection {
     pub metadata: BTreeMap<String, String>,
     /// What an adapter, such as a LoRA, changes. `None` for other files.
     pub adapter: Option<Adapter>,
+    /// What a ControlNet, a T2I-Adapter or an IP-Adapter guides and takes. `None` for other files.
+    pub control: Option<ControlFacts>,
     /// The networks that the model needs and the file does not have. Supply them with
     /// [`Builder::vae`](crate::Builder::vae) and similar methods.
     pub missing: Vec<String>,
@@ -105,6 +111,7 @@ pub struct Adapter {
 pub struct Part {
     /// The name of the network's folder in diffusers: `unet`, `vae`, `text_encoder`,
     /// `text_encoder_2` or `image_encoder`. In an ONNX folder also `vae_decoder` and `vae_encoder`.
+    /// For a ControlNet, a T2I-Adapter or an IP-Adapter, `controlnet`, `adapter` or `ip_adapter`.
     /// For a file that is not a model, `tensors`.
     pub name: String,
     /// The number of tensors.
@@ -138,7 +145,8 @@ pub struct Hashes {
 }
 
 /// Identifies a file or folder: a checkpoint, a part of a model, a diffusers folder, an ONNX
-/// folder, CLIP's vision model, a LoRA, a textual inversion and others.
+/// folder, CLIP's vision model, a LoRA, a ControlNet, a T2I-Adapter, an IP-Adapter, a textual
+/// inversion and others.
 ///
 /// It takes less than a second, because it loads no weights and does not start ONNX Runtime.
 ///
@@ -164,6 +172,9 @@ pub struct Hashes {
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
     let path = path.as_ref();
     if path.is_dir() {
+        if let Some(found) = control::of_folder(path) {
+            return Ok(found);
+        }
         let source = Source::open(path, None, &Elsewhere::default(), None, &[]);
         return match source.and_then(|source| of_source(path, source)) {
             // Many other folders have a `config.json`, such as the ones of a diffusers folder.
@@ -193,6 +204,12 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection, Error> {
             Ok(files) => of_vision(path, files, file.format.to_string(), file.metadata),
             Err(error) => of_other(&file, name(kind), outside::chain(&error)),
         });
+    }
+    if matches!(kind, Kind::ControlNet | Kind::T2iAdapter | Kind::IpAdapter) {
+        let found = control::of_file(&file);
+        return Ok(
+            found.unwrap_or_else(|error| of_other(&file, name(kind), outside::chain(&error)))
+        );
     }
     let mut found = of_other(&file, name(kind), format!("the file is {kind}"));
     if kind == Kind::Lora {
@@ -262,10 +279,17 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         match VisionFiles::open(path, None) {
             Ok(files) => {
                 parts.push(Part::of_vision(&files));
-                warnings.extend(check_vision(files).map(|problem| of_part(&problem)));
+                let problem = check_vision(files);
+                warnings.extend(problem.map(|problem| of_part(IMAGE_ENCODER, &problem)));
             }
-            Err(error) => warnings.push(of_part(&outside::chain(&error))),
+            Err(error) => warnings.push(of_part(IMAGE_ENCODER, &outside::chain(&error))),
         }
+    }
+    // The same holds for a ControlNet in the folder.
+    if let Some(found) = control::of_folder(&path.join(CONTROL_NET)) {
+        parts.extend(found.parts);
+        let problems = found.problems.iter();
+        warnings.extend(problems.map(|problem| of_part(CONTROL_NET, problem)));
     }
     if parts.is_empty() && problems.is_empty() {
         return Err(Error::Missing {
@@ -289,6 +313,7 @@ fn of_source(path: &Path, source: Source) -> Result<Inspection, Error> {
         parts,
         memory: Some(memory),
         adapter: None,
+        control: None,
         metadata: source.metadata(),
         missing: source.missing()?.into_iter().map(str::to_owned).collect(),
         problems: problems.iter().map(|error| outside::chain(error)).collect(),
@@ -314,6 +339,7 @@ fn of_vision(
         memory: Some(4 * part.parameters),
         parts: vec![part],
         adapter: None,
+        control: None,
         metadata,
         missing: Vec::new(),
         problems: check_vision(files).into_iter().collect(),
@@ -331,9 +357,9 @@ fn check_vision(files: VisionFiles) -> Option<String> {
     checked.err().map(|error| outside::chain(&error))
 }
 
-/// Returns a warning about the vision model in a model folder.
-fn of_part(problem: &str) -> String {
-    format!("`{IMAGE_ENCODER}` cannot be loaded: {problem}")
+/// Returns a warning about a network in a model folder that a pipeline does not load by itself.
+fn of_part(part: &str, problem: &str) -> String {
+    format!("`{part}` cannot be loaded: {problem}")
 }
 
 /// Returns the name of a kind of file, without the explanation after it.
@@ -424,6 +450,7 @@ fn of_other(file: &WeightFile, kind: &str, problem: String) -> Inspection {
         parts: vec![Part::of("tensors", file.sizes())],
         memory: None,
         adapter: None,
+        control: None,
         metadata: file.metadata.clone(),
         missing: Vec::new(),
         problems: vec![problem],

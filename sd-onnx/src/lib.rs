@@ -121,11 +121,12 @@ mod upscaler;
 mod weights;
 
 pub use builder::{Builder, builder};
+pub use control::control_name;
 pub use convert::{Conversion, ConversionProgress, ConversionReport, ModelForm, WeightType};
 pub use device::{Device, ParseDeviceError};
 pub use error::{ConvertError, Error, RunError};
 pub use image_encoder::{ImageEmbeddings, ImageEncoder, ImageEncoderError, ImageLayer};
-pub use inspect::{Adapter, Hashes, Inspection, Part, hashes, inspect};
+pub use inspect::{Adapter, ControlFacts, Hashes, Inspection, Part, hashes, inspect};
 pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
@@ -134,12 +135,13 @@ pub use sd_core::{
     Event, EventStream, Events, GenerateError, Generation, Guidance, Guide, Guided, Hint, Hires,
     HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec, LatentDistribution,
     LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES,
-    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_WINDOWS, Mask, MaskRule,
+    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES, MAX_WINDOWS, Mask, MaskRule,
     MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler, Pipeline, PipelineBuilder,
     Posterior, Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare,
     RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes,
-    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, Timings, Unfinished, Update, Upscaler,
-    files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp, text, upscale,
+    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished,
+    Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
+    text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 

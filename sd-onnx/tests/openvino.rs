@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/controls.rs"]
+mod controls;
 #[path = "common/lora_calls.rs"]
 mod lora_calls;
 #[path = "common/starts.rs"]
@@ -481,5 +483,16 @@ fn loras_as_inputs_equal_merged_ones() {
         let names = ["sd1-lora", "sd1-locon-mid", "sd1-oft", "sdxl-lora"];
         let seen = lora_calls::compare(|| builder.clone(), |name| names.contains(&name));
         assert_eq!(seen, [1, 3], "merged and live");
+    }
+}
+
+#[test]
+fn control_networks_are_those_of_the_cpu() {
+    if let Some(builder) = openvino(Precision::F32) {
+        controls::compare_all_at_once("sd1", builder.clone(), F32);
+        controls::compare_all_at_once("sdxl", builder, F32);
+    }
+    if let Some(builder) = openvino(Precision::Bf16) {
+        controls::compare_all_at_once("sd1", builder, BF16);
     }
 }

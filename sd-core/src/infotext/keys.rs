@@ -115,6 +115,8 @@ keys! {
             "the shape of an embedding that was supplied instead of a text, a difference.";
         SD_INITIAL_NOISE = "SD initial noise":
             "the shape of the initial noise that was supplied, a difference.";
+        SD_TILES = "SD tiles":
+            "the windows in which a large picture was drawn, [`Request::tiles`], as JSON.";
         DENOISING_STRENGTH = "Denoising strength":
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":

@@ -96,6 +96,9 @@ pub(crate) fn reproduction(
         request = request.image_guidance(scale);
     }
     reading.sizes(&mut request);
+    if infotext.get(keys::SD_TILES).is_some() {
+        request.tiles = reading.value(keys::SD_TILES, named);
+    }
     request.refiner = reading.refiner();
     request.prompt_2 = infotext.get(keys::SD_PROMPT_2).map(str::to_owned);
     request.negative_2 = infotext.get(keys::SD_NEGATIVE_PROMPT_2).map(str::to_owned);

@@ -38,6 +38,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_sampling();
     writing.own_noise();
     writing.sizes();
+    writing.tiles();
     writing.start();
     for (key, value) in controls::entries(&planned.request.controls) {
         writing.add(&key, value);
@@ -210,6 +211,12 @@ impl Writing<'_> {
             let scores = serde_json::to_string(&scores);
             let scores = scores.expect("the plan has checked that they are finite");
             self.add(keys::SD_AESTHETIC_SCORES, scores);
+        }
+    }
+
+    fn tiles(&mut self) {
+        if let Some(tiles) = self.request.tiles {
+            self.add(keys::SD_TILES, written(tiles));
         }
     }
 

@@ -4,7 +4,10 @@ use sd_schedulers::Sampler;
 
 use crate::{
     Guidance, ImageSize, Inputs, Problem, Request, SizeIds, Sizes, Start, StartFrom,
-    defaults::Chosen, parts::Parts, start::StartBeside,
+    defaults::Chosen,
+    parts::Parts,
+    start::StartBeside,
+    tiled::{Windows, multiple},
 };
 
 /// Adds the problems of values that the network does not take, and of inputs that it needs.
@@ -170,4 +173,22 @@ pub(super) fn patch_problem(
         let expected = format!("latents of sides that are multiples of {patch}");
         Some(Problem::new("size", expected, side))
     })
+}
+
+/// Returns the windows of a large picture, or `None` if one window is enough.
+pub(super) fn windows(
+    parts: &Parts,
+    request: &Request,
+    latents: [usize; 2],
+) -> Result<Option<Windows>, Problem> {
+    let Some(tiles) = &request.tiles else {
+        return Ok(None);
+    };
+    let inputs = parts.denoiser.inputs();
+    let refiner = parts.refiner.as_ref().map(|it| it.denoiser.inputs());
+    let models: Vec<_> = [Some(inputs), refiner].into_iter().flatten().collect();
+    let networks = request.controls.iter().map(|control| &*control.network);
+    let factor = parts.codec.factor();
+    let multiple = multiple(factor, &models, &networks.collect::<Vec<_>>());
+    tiles.windows(latents, factor, multiple, inputs)
 }

@@ -15,7 +15,7 @@ use sd_text::{ClipSkip, PromptSteps, Side};
 
 use self::{
     controls::control_problems,
-    inputs::{beside_problem, check_inputs, noise_problem, patch_problem, start_problems},
+    inputs::{beside_problem, check_inputs, noise_problem, patch_problem, start_problems, windows},
     ladder::{Part, is_of_timesteps, rungs, schedule_steps},
     prompts::{branches_problem, check_reading, lora_calls, read},
     second::check_second,
@@ -31,6 +31,7 @@ use crate::{
     parts::{Parts, Refiner},
     prompts::{Read, Reading},
     start::{Begin, EncodedStart, StartBeside},
+    tiled::Windows,
 };
 
 /// A request that has been checked.
@@ -76,6 +77,8 @@ pub(crate) struct Planned {
     pub begin: Begin,
     /// Whether the pipeline makes the extra channels beside the latents from the start.
     pub beside: Option<StartBeside>,
+    /// The windows that the denoiser sees. `None` if it sees the whole picture.
+    pub windows: Option<Arc<Windows>>,
     /// The second pass in a larger size.
     pub second: Option<Box<Second>>,
 }
@@ -178,6 +181,7 @@ impl Planned {
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
             && self.request.controls == other.request.controls
+            && self.windows == other.windows
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
@@ -281,6 +285,7 @@ fn check_pass(
     problems.extend(beside_problem(inputs, request, latents));
     problems.extend(patch_problem(inputs, refiner, latents));
     problems.extend(control_problems(inputs, request, size, parts.max_pixels));
+    let windows = windows(parts, request, latents).map_err(|problem| problems.push(problem));
     let (
         Part {
             rungs,
@@ -290,6 +295,7 @@ fn check_pass(
         clip_skip,
     ) = (rungs?, clip_skip.ok()?);
     let (prompt, negative) = (prompt.ok()?, negative.ok()?);
+    let windows = windows.ok()?;
     let reading = Reading {
         options: request.prompt_options,
         clip_skip,
@@ -303,7 +309,12 @@ fn check_pass(
     let loras = lora_calls(parts, &called, rungs.steps(), problems);
     let default = defaults.scheduler.sampler(scheduler);
     problems.is_empty().then(|| Planned {
-        request: request.clone(),
+        request: Request {
+            tiles: request
+                .tiles
+                .map(|tiles| tiles.resolved(parts.codec.factor())),
+            ..request.clone()
+        },
         sizes: size_values(inputs, request, size),
         refiner_sizes: refiner.and_then(|inputs| size_values(inputs, request, size)),
         refiner_from: refiner.and_then(|_| refiner_from(request, &rungs)),
@@ -327,6 +338,7 @@ fn check_pass(
         prompt,
         negative,
         seeds,
+        windows: windows.map(Arc::new),
         second: None,
     })
 }

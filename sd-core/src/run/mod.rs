@@ -267,7 +267,9 @@ impl<'a> Batch<'a> {
             }
             _ => guided,
         };
-        guided.rungs(&self.plan().rungs)
+        let windows = self.plan().windows.clone();
+        let tiled = windows.map(|windows| (windows, self.parts.max_batch));
+        guided.rungs(&self.plan().rungs).tiled(tiled)
     }
 
     /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the

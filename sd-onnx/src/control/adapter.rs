@@ -43,7 +43,7 @@ impl Adapter {
         let taken: Vec<_> = taken.map(|[channels, ..]| channels).collect();
         if !taken.starts_with(&own) {
             let [own, taken] = [own, taken].map(|channels| format!("{channels:?} channels"));
-            return Err(misfit(weights.path(), "T2I-Adapter", &own, &taken));
+            return Err(misfit(weights.path(), "a T2I-Adapter", &own, &taken));
         }
         let of_graph = config.clone();
         let network = Network::new("T2I-Adapter", engine, true, move |dialect| {

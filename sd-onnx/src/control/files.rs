@@ -9,6 +9,7 @@ use crate::{
     checkpoint::{self, ControlKind, Family},
     config::{Config, MOST_CONFIG},
     models::{
+        control_net,
         image_prompt::{self, ImagePromptConfig},
         t2i_adapter,
     },
@@ -32,11 +33,8 @@ pub(crate) enum ControlFiles {
     },
 }
 
-/// The class of a ControlNet in diffusers.
-pub(crate) const CONTROL_NET: &str = "ControlNetModel";
-
 /// The name of a ControlNet's folder within a model folder.
-const INNER: &str = "controlnet";
+pub(crate) const CONTROL_NET: &str = "controlnet";
 
 /// How the names of weight files begin that say nothing about their contents.
 const PLAIN: [&str; 3] = ["diffusion_pytorch_model", "pytorch_model", "model"];
@@ -65,16 +63,15 @@ impl ControlFiles {
             );
         }
         let file = WeightFile::open(path)?;
-        let (files, _, warnings) = Self::of_file(&file)?;
+        let (files, warnings) = Self::of_file(&file)?;
         for warning in warnings {
             tracing::warn!("{}: {warning}", printable(path.display()));
         }
         Ok(files)
     }
 
-    /// Reads a file that is open. Returns also the family of the models that it guides, if its
-    /// shapes show it, and warnings for the user.
-    pub fn of_file(file: &WeightFile) -> Result<(Self, Option<Family>, Vec<String>), Error> {
+    /// Reads a file that is open. Returns also warnings for the user.
+    pub fn of_file(file: &WeightFile) -> Result<(Self, Vec<String>), Error> {
         let path = &file.path;
         let found = source::recognise(file, None, checkpoint::read_control)?;
         let component = found.component;
@@ -105,12 +102,55 @@ impl ControlFiles {
             }
         };
         let warnings = [found.warnings, file.warnings.clone()].concat();
-        Ok((files, found.family, warnings))
+        Ok((files, warnings))
+    }
+
+    /// Returns the class in a folder's `config.json`, if it is the class of a network that guides a
+    /// model, also of one that is not supported. The folder may be a model folder that has nothing
+    /// but a folder `controlnet`.
+    pub fn class_in(folder: &Path) -> Option<String> {
+        let whole = folder.join("config.json");
+        let config = match whole.is_file() {
+            true => whole,
+            false if folder.join("unet").exists() => return None,
+            false => folder.join(CONTROL_NET).join("config.json"),
+        };
+        let config = Config::open(&config, MOST_CONFIG).ok()?;
+        let class = config.value("_class_name")?.as_str()?;
+        let known = [control_net::CLASS, t2i_adapter::CLASS].into_iter();
+        let mut known = known.chain(REFUSED.iter().map(|(name, _)| *name));
+        known.any(|name| name == class).then(|| class.to_owned())
+    }
+
+    /// Returns the family of the models that the network guides, if its shapes show it.
+    pub fn family(&self) -> Option<Family> {
+        let of_width = |width| match width {
+            768 => Some(Family::Sd1),
+            1024 => Some(Family::Sd2),
+            2048 => Some(Family::Xl),
+            _ => None,
+        };
+        match self {
+            Self::Net { config, .. } if config.is_set("addition_embed_type") => Some(Family::Xl),
+            Self::Net { config, .. } => of_width(config.value("cross_attention_dim")?.as_u64()?),
+            Self::Adapter { config, .. } => {
+                let is_xl = config
+                    .value("adapter_type")
+                    .is_some_and(|kind| kind == "full_adapter_xl");
+                // The published adapters of Stable Diffusion are for its first version.
+                Some(if is_xl { Family::Xl } else { Family::Sd1 })
+            }
+            Self::Image { weights, .. } => {
+                let mut names = weights.names();
+                let keys = names.find(|name| name.ends_with(".to_k_ip.weight"))?;
+                of_width(*weights.shape(keys)?.get(1)? as u64)
+            }
+        }
     }
 
     fn of_folder(path: &Path, variant: Option<&str>) -> Result<Self, Error> {
         let config = path.join("config.json");
-        let inner = path.join(INNER);
+        let inner = path.join(CONTROL_NET);
         if !config.is_file() {
             if inner.join("config.json").is_file() {
                 return Self::of_folder(&inner, variant);
@@ -121,14 +161,14 @@ impl ControlFiles {
                 hint: format!(
                     "expected a folder with `config.json` and \
                      `diffusion_pytorch_model.safetensors`, or a model folder that has a folder \
-                     `{INNER}`; an IP-Adapter is given as a file"
+                     `{CONTROL_NET}`; an IP-Adapter is given as a file"
                 ),
             });
         }
         let config = Config::open(&config, MOST_CONFIG)?;
         let kind = kind_of(&config)?;
         let folder = ModelFolder::flat(path, variant)?;
-        let weights = folder.weights(INNER)?;
+        let weights = folder.weights(CONTROL_NET)?;
         Ok(match kind {
             ControlKind::Adapter => Self::Adapter { config, weights },
             _ => Self::Net { config, weights },
@@ -136,8 +176,19 @@ impl ControlFiles {
     }
 }
 
-/// Returns the name by which requests call a network: a file's name without its extension, or the
-/// name of its folder. A file that has diffusers' name for weights is called as its folder.
+/// Returns the name by which requests call a control network that was loaded from `path` with
+/// [`Builder::control`](crate::Builder::control): the name of the file without its extension, or
+/// the name of the folder. A file that has diffusers' name for weights is called as its folder.
+///
+/// ```
+/// assert_eq!(sd_onnx::control_name("models/canny.safetensors"), "canny");
+/// let inside = "canny/diffusion_pytorch_model.safetensors";
+/// assert_eq!(sd_onnx::control_name(inside), "canny");
+/// ```
+pub fn control_name(path: impl AsRef<Path>) -> String {
+    name_of(path.as_ref())
+}
+
 pub(crate) fn name_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     if path.is_dir() {
@@ -190,13 +241,13 @@ const LATER: &str = "a ControlNet of a diffusion transformer such as Stable Diff
 
 /// Returns what a folder has, by its class.
 fn kind_of(config: &Config) -> Result<ControlKind, Error> {
-    let class = config.text("_class_name", CONTROL_NET)?;
+    let class = config.text("_class_name", control_net::CLASS)?;
     match class {
-        CONTROL_NET => return Ok(ControlKind::Net),
+        control_net::CLASS => return Ok(ControlKind::Net),
         t2i_adapter::CLASS => return Ok(ControlKind::Adapter),
         _ => {}
     }
-    let expected = format!("\"{CONTROL_NET}\" or \"{}\"", t2i_adapter::CLASS);
+    let expected = format!("\"{}\" or \"{}\"", control_net::CLASS, t2i_adapter::CLASS);
     match REFUSED.iter().find(|(name, _)| *name == class) {
         Some((_, what)) => Err(Error::Config {
             path: config.path().to_path_buf(),
@@ -210,7 +261,7 @@ fn kind_of(config: &Config) -> Result<ControlKind, Error> {
 
 fn class(kind: ControlKind) -> &'static str {
     match kind {
-        ControlKind::Net => CONTROL_NET,
+        ControlKind::Net => control_net::CLASS,
         ControlKind::Adapter => t2i_adapter::CLASS,
         ControlKind::Image => image_prompt::CLASS,
     }

@@ -4,6 +4,8 @@ mod adapter;
 mod files;
 mod net;
 mod picture;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,8 @@ use sd_core::{
 };
 use sd_text::outside::printable;
 
-pub(crate) use self::files::ControlFiles;
+pub use self::files::control_name;
+pub(crate) use self::files::{CONTROL_NET, ControlFiles};
 use self::{adapter::Adapter, files::name_of, net::ControlNet, picture::PicturePrompt};
 use crate::{
     Error, ImageEncoder,
@@ -326,6 +329,8 @@ impl Controls {
 fn misfit(path: &Path, kind: &str, found: &str, expected: &str) -> Error {
     Error::Checkpoint {
         path: path.to_path_buf(),
-        problem: format!("this {kind} is for another model: it has {found}, expected {expected}"),
+        problem: format!(
+            "the file is {kind} for another model: it has {found}, expected {expected}"
+        ),
     }
 }

@@ -192,5 +192,5 @@ fn check_fits(
         };
         format!("prompts of width {width}, {sizes}, and outputs of {channels:?} channels")
     });
-    Err(misfit(weights.path(), "ControlNet", &own, &other))
+    Err(misfit(weights.path(), "a ControlNet", &own, &other))
 }

@@ -60,7 +60,7 @@ impl PicturePrompt {
             return Err(Error::Checkpoint {
                 path: weights.path().to_path_buf(),
                 problem: format!(
-                    "this {} needs a vision model whose states have a width of {}, but the one \
+                    "the file is {}, which needs a vision model whose states have a width of {}, but the one \
                      that was loaded has {given}",
                     config.name(),
                     config.input

@@ -129,6 +129,17 @@ impl Graph<'_> {
         Some(self.of_blocks(conv, channels))
     }
 
+    /// Returns `x` plus an input of the graph. If `x` exists in blocked form, the sum does too, so
+    /// that what follows is written as it is without the input and rounds in the same way.
+    pub fn add_input(&mut self, x: Value, input: Value) -> Value {
+        let is_blocked = self.blocks.twins.contains_key(&x);
+        let sum = self.add(x, input);
+        if is_blocked {
+            self.in_blocks(sum);
+        }
+        sum
+    }
+
     /// Returns `x` in blocked form, and writes the operator that reorders it if necessary.
     fn in_blocks(&mut self, x: Value) -> Value {
         if let Some(&twin) = self.blocks.twins.get(&x) {

@@ -10,18 +10,20 @@
 //!    stream a run.
 //! 5. [`pictures`]: pictures as input: image to image, inpainting, outpainting and
 //!    instruct-pix2pix; also second passes and seamless pictures.
-//! 6. [`upscaling`]: networks that enlarge pictures, and redrawing large pictures in tiles.
-//! 7. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
+//! 6. [`control`]: ControlNets, T2I-Adapters and IP-Adapters, which make a run follow a picture.
+//! 7. [`upscaling`]: networks that enlarge pictures, and redrawing large pictures in tiles.
+//! 8. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
 //!    networks.
-//! 8. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
+//! 9. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
-//! 9. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
+//! 10. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
 //!    picture file records.
-//! 10. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
-//! 11. [`contributing`]: how to build and test this project, and how to write golden files.
-//! 12. [`where_it_goes`]: which files of this project a change touches.
+//! 11. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! 12. [`contributing`]: how to build and test this project, and how to write golden files.
+//! 13. [`where_it_goes`]: which files of this project a change touches.
 
 pub mod contributing;
+pub mod control;
 pub mod devices;
 pub mod families;
 pub mod files;

@@ -1,5 +1,5 @@
 //! Pictures as input and second passes: image to image, inpainting, outpainting, instruct-pix2pix,
-//! hires fix and seamless pictures.
+//! hires fix, large pictures in windows and seamless pictures.
 //!
 //! # Image to image
 //! [`Request::start`](crate::Request::start) makes a run start from a picture. The picture is
@@ -127,6 +127,30 @@
 //! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
 //! allows lower strengths. [`Upscaler::Network`](crate::Upscaler::Network) enlarges it with a network
 //! such as ESRGAN; the chapter [`upscaling`](super::upscaling) describes these.
+//!
+//! # Large pictures in windows
+//! [`Request::tiles`](crate::Request::tiles) draws a large picture without a first pass. In each
+//! step, the UNet makes a prediction for each of several overlapping windows, and the predictions
+//! are averaged (MultiDiffusion, or with [Gaussian weights](crate::TileWeights::Gaussian) Mixture
+//! of Diffusers). This is WebUI's "Tiled Diffusion" and diffusers' panorama:
+//!
+//! ```
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+//! use sd_onnx::{Request, Tiles};
+//!
+//! # let pipeline = sd_onnx::builder().load(folder)?;
+//! let request = Request::new("clouds").size(192, 96).tiles(Tiles::new(96, 96));
+//! # let request = request.steps(3);
+//! let picture = pipeline.generate(&request)?;
+//! assert_eq!(picture.image().dimensions(), (192, 96));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Every window sees the whole prompt, and therefore draws the whole subject. That suits
+//! landscapes and patterns. With a picture to [start](crate::Request::start) from at a low
+//! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to what
+//! is there. A step needs as many calls of the UNet as there are windows. The autoencoder still
+//! decodes the whole picture at once.
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and

@@ -110,9 +110,9 @@ impl ImagePromptConfig {
     /// Returns the name of this kind of IP-Adapter.
     pub fn name(&self) -> &'static str {
         match self.projection {
-            Projection::Plain { .. } => "IP-Adapter",
-            Projection::Resampler(_) => "IP-Adapter Plus",
-            Projection::Each { .. } => "IP-Adapter Full Face",
+            Projection::Plain { .. } => "an IP-Adapter",
+            Projection::Resampler(_) => "an IP-Adapter Plus",
+            Projection::Each { .. } => "an IP-Adapter Full Face",
         }
     }
 }

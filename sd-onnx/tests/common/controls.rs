@@ -7,17 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ndarray::{Array4, ArrayD, Axis, Ix2, Ix3, Ix4, Slice};
 use safetensors::Dtype;
 use sd_onnx::{
-    Builder, Control, ControlMode, ControlPicture, Mask, Pipeline, PromptOptions, Request,
-    SchedulerConfig, Start,
+    Builder, Call, Control, ControlCall, ControlInput, ControlMode, ControlPicture, Mask, Pipeline,
+    PromptOptions, Request, SchedulerConfig, Start, StopToken,
     image::{GrayImage, RgbImage},
     schedulers::from_config,
     text::Syntax,
 };
 use serde_json::Value;
 
-use crate::common::{Golden, Model, golden, golden_json, replayed, write_family, write_tensors};
+use crate::common::{
+    Golden, Model, golden, golden_json, relative_error, replayed, write_family, write_tensors,
+};
 
 /// A folder of `tests/golden/control`, and a copy of its models.
 pub struct Controls {
@@ -50,6 +53,11 @@ impl Controls {
         controls
     }
 
+    /// The folder that contains the model and the control networks.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The folder of the model.
     pub fn model(&self) -> PathBuf {
         self.folder.join("model")
@@ -77,19 +85,30 @@ impl Controls {
         folder
     }
 
-    /// Returns a builder with the control networks of a run.
-    pub fn builder(&self, builder: Builder, run: &Value) -> Builder {
-        let lists = ["controls", "adapters", "images"].map(|key| run[key].as_array().unwrap());
-        let parts = lists.into_iter().flatten();
-        parts.fold(builder, |builder, part| {
-            builder.control(self.part(part["part"].as_str().unwrap(), &part["changes"]))
-        })
+    /// Loads the model with all of its control networks that diffusers' ordinary classes have.
+    pub fn load_all(&self, builder: Builder) -> Pipeline {
+        let recipe = golden_json(&self.name, "weights.json");
+        let parts = recipe.as_object().unwrap().keys();
+        let parts = parts.filter(|part| *part != "union");
+        let builder = parts.fold(builder, |builder, part| {
+            builder.control(self.part(part, &Value::Null))
+        });
+        builder.load(self.model()).unwrap()
     }
 
-    /// Loads the model with the control networks and the scheduler of a run.
+    /// Loads the model with the control networks of a run.
     pub fn load(&self, builder: Builder, run: &Value) -> Pipeline {
-        let pipeline = self.builder(builder, run).load(self.model());
-        let pipeline = pipeline.unwrap_or_else(|error| panic!("{}: {error}", run["name"]));
+        let lists = ["controls", "adapters", "images"].map(|key| run[key].as_array().unwrap());
+        let parts = lists.into_iter().flatten();
+        let builder = parts.fold(builder, |builder, part| {
+            builder.control(self.part(part["part"].as_str().unwrap(), &part["changes"]))
+        });
+        let pipeline = builder.load(self.model());
+        pipeline.unwrap_or_else(|error| panic!("{}: {error}", run["name"]))
+    }
+
+    /// Returns a pipeline of the same networks with the scheduler of a run.
+    pub fn scheduled(&self, pipeline: &Pipeline, run: &Value) -> Pipeline {
         let config = SchedulerConfig::from_json(&run["scheduler_config"].to_string()).unwrap();
         let (prompts, denoiser, codec) = (
             pipeline.prompt_encoder().clone(),
@@ -193,4 +212,80 @@ pub fn write_vision(model: &str, folder: &Path) {
     write_tensors(&folder.join("model.safetensors"), &tensors, Dtype::F32);
     let preprocessor = "preprocessor_config.json";
     fs::copy(golden(model).join(preprocessor), folder.join(preprocessor)).unwrap();
+}
+
+/// Compares a call of the UNet in which a ControlNet, a T2I-Adapter and an IP-Adapter act at once,
+/// with networks that `builder` loads.
+pub fn compare_all_at_once(name: &str, builder: Builder, limit: f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let controls = Controls::write(name, folder.path());
+    let calls = controls.cases["calls"].as_array().unwrap();
+    let call = calls.iter().find(|call| call["kind"] == "all").unwrap();
+    let parts = ["controlnet", "adapter", "ip"];
+    let builder = parts.iter().fold(builder, |builder, part| {
+        builder.control(controls.part(part, &Value::Null))
+    });
+    let denoiser = builder.load_denoiser(controls.model()).unwrap();
+    let stop = StopToken::new();
+    let of_picture = |key: &str, index: usize| {
+        let picture = controls.picture(call["pictures"][index].as_str().unwrap());
+        let values = Array4::from_shape_fn(
+            (1, 3, picture.height() as usize, picture.width() as usize),
+            |(_, c, y, x)| f32::from(picture.get_pixel(x as u32, y as u32).0[c]) / 255.0,
+        );
+        let network = parts.iter().position(|part| *part == key).unwrap();
+        let input = ControlInput::Values(values.view());
+        denoiser.read_control(network, input, &stop).unwrap()
+    };
+    let lines = of_picture("controlnet", 0);
+    let features = of_picture("adapter", 1);
+    let image = controls.picture(call["image"].as_str().unwrap());
+    let tokens = denoiser
+        .read_control(2, ControlInput::Pixels(&image), &stop)
+        .unwrap();
+    // The first row is the negative prompt's.
+    let tokens = [tokens.negative.unwrap(), tokens.prompt];
+    let value = |key: &str| controls.values.find(&format!("call.all.{key}"));
+    let (shape, expected) = value("output").unwrap();
+    let mut found = Vec::new();
+    for (row, tokens) in tokens.iter().enumerate() {
+        let of_row = |key: &str| {
+            let (shape, values) = value(key)?;
+            let all = ArrayD::from_shape_vec(shape, values).unwrap();
+            Some(
+                all.slice_axis(Axis(0), Slice::from(row..row + 1))
+                    .to_owned(),
+            )
+        };
+        let latents = of_row("sample")
+            .unwrap()
+            .into_dimensionality::<Ix4>()
+            .unwrap();
+        let context = of_row("context")
+            .unwrap()
+            .into_dimensionality::<Ix3>()
+            .unwrap();
+        let pooled = of_row("pooled").map(|it| it.into_dimensionality::<Ix2>().unwrap());
+        let sizes = of_row("time_ids").map(|it| it.into_dimensionality::<Ix2>().unwrap());
+        let acting = [
+            ControlCall::new(0, &lines.prompt, number(&call["control_scale"])),
+            ControlCall::new(1, &features.prompt, number(&call["adapter_scale"])),
+            ControlCall::new(2, tokens, number(&call["image_scale"])),
+        ];
+        let timestep = number(&call["timestep"]);
+        let mut of_unet = Call::new(latents.view(), timestep, context.view(), &stop);
+        of_unet.pooled = pooled.as_ref().map(|pooled| pooled.view());
+        of_unet.sizes = sizes.as_ref().map(|sizes| sizes.view());
+        let mut output = Array4::zeros((1, shape[1], shape[2], shape[3]));
+        denoiser
+            .predict(&of_unet.controls(&acting), output.view_mut())
+            .unwrap();
+        found.extend(output);
+    }
+    let error = relative_error(&found, &expected);
+    println!("{name}: {error:.1e}");
+    assert!(
+        error <= limit,
+        "{name}: {error:.2e}, expected at most {limit:.0e}"
+    );
 }

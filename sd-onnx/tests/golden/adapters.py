@@ -1,15 +1,16 @@
-"""Makes `adapters/`: names of ControlNets in single files, and small T2I-Adapters and IP-Adapters.
+"""Makes `adapters/`: small T2I-Adapters and IP-Adapters, and names of SDXL's smaller ControlNets.
 
     adapters.py --extension FILE
 
-FILE is `scripts/adapter.py` of sd-webui-controlnet (56cec5b2958edf3b1807b7e7b2b1b5186dbd2f81), which
-has the authors' T2I-Adapters with the tensor names of their files.
+FILE is `scripts/adapter.py` of sd-webui-controlnet
+(56cec5b2958edf3b1807b7e7b2b1b5186dbd2f81), which has the authors' T2I-Adapters with the tensor names
+of their files.
 
 The script needs the versions of `requirements.txt`. It asserts that
 - diffusers' `convert_controlnet_checkpoint` gives every tensor of a ControlNet back;
 - the authors' T2I-Adapters have the tensors of the files and the features of diffusers' classes;
-- every mistake of `mistakes` moves the values by at least ten times the tolerance of the Rust
-  tests, which is 1e-5.
+- every mistake of `adapter_mistakes` and `image_mistakes` moves the values by at least ten times
+  the tolerance of the Rust tests, which is 1e-5.
 `README.md` describes the files.
 """
 
@@ -37,25 +38,18 @@ EXTENSION = "8c06bd0152bf11745a68d11e38009ec034a99abdd64837b8f2e3eb361155b452"
 FIRST_SEED = 14_000_000  # above all seeds of the other scripts
 LIMIT = 1e-5  # of the Rust tests
 
-THREE, FOUR = [320, 640, 1280], [320, 640, 1280, 1280]
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 
-# The published ControlNets for SD 1.5, 2.1 and SDXL, and the smaller ones of SDXL, whose names in
-# the files of WebUI's extension are latent diffusion's too.
+# The smaller ControlNets that were published for SDXL. WebUI's extension has files of them with
+# latent diffusion's names. `control_names.py` has the others.
 XL = dict(
-    block_out_channels=THREE, down_block_types=[PLAIN, CROSS, CROSS], cross_attention_dim=2048,
-    transformer_layers_per_block=[1, 2, 10], attention_head_dim=[5, 10, 20],
-    use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=2816)
+    block_out_channels=[320, 640, 1280], cross_attention_dim=2048, use_linear_projection=True,
+    addition_embed_type="text_time", addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816, transformer_layers_per_block=1)
 NETS = {
-    "sd1": dict(cross_attention_dim=768, attention_head_dim=8),
-    "sd2": dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20],
-                use_linear_projection=True),
-    "xl": XL,
-    "xl-mid": XL | dict(down_block_types=[PLAIN, PLAIN, CROSS],
-                        transformer_layers_per_block=[1, 1, 1]),
-    "xl-small": XL | dict(down_block_types=[PLAIN] * 3, transformer_layers_per_block=1,
-                          mid_block_type="UNetMidBlock2D", attention_head_dim=1),
+    "xl-mid": XL | dict(down_block_types=[PLAIN, PLAIN, CROSS], attention_head_dim=[5, 10, 20]),
+    "xl-small": XL | dict(down_block_types=[PLAIN] * 3, mid_block_type="UNetMidBlock2D",
+                          attention_head_dim=1),
 }
 # Tensors that diffusers' conversion drops. A UNet has the same names.
 NOT_CONVERTED = "add_embedding."
@@ -71,7 +65,8 @@ ADAPTERS = {
 # Height and width. The second size has odd sides at every level.
 SIZES = {"full": [(64, 128), (72, 104)], "xl": [(64, 96), (112, 80)], "light": [(64, 64), (72, 56)]}
 
-WIDTH, PROJECTION, CONTEXT = 40, 24, 32  # of the image encoder, its projection and the UNet's prompt
+# The widths of the image encoder, of its projection and of the UNet's prompt.
+WIDTH, PROJECTION, CONTEXT = 40, 24, 32
 
 
 def main():
@@ -112,7 +107,7 @@ def write_names():
 
 
 def table_of(net):
-    """Returns the configuration, and a row for each tensor: today's name, shape, stored name."""
+    """Returns the configuration, and a row for each tensor: today's name, stored name, shape."""
     config = types.SimpleNamespace(**net.config, up_block_types=[])
     modules = unet_modules(config)
     state = net.state_dict()
@@ -127,7 +122,7 @@ def table_of(net):
     for today, tensor in state.items():
         module, leaf = today.rsplit(".", 1)
         stored = f"{own[module]}.{leaf}" if module in own else unet_name(today, modules)
-        rows.append([today, list(tensor.shape), stored])
+        rows.append([today, f"control_model.{stored}", list(tensor.shape)])
     return dict(config=json.loads(net.to_json_string()), tensors=rows)
 
 
@@ -135,7 +130,7 @@ def check_names(name, net, table):
     """Asserts that diffusers' conversion gives back every tensor."""
     state = net.state_dict()
     expected = {today for today in state if not today.startswith(NOT_CONVERTED)}
-    file = {stored: state[today] for today, _, stored in table["tensors"]}
+    file = {stored: state[today] for today, stored, _ in table["tensors"]}
     assert len(file) == len(state)
     found = single_file_utils.convert_controlnet_checkpoint(dict(file), dict(net.config))
     assert found.keys() == expected, (name, found.keys() ^ expected)
@@ -305,7 +300,8 @@ def image_mistakes(net, part, state, states):
     yield "keys and values exchanged", [net(states)]
     attention.to_k.weight.copy_(keys), attention.to_v.weight.copy_(values)
     length = states.shape[1]
-    without = attention.register_forward_pre_hook(lambda module, args: (args[0], args[1][:, :length]))
+    without = attention.register_forward_pre_hook(
+        lambda module, args: (args[0], args[1][:, :length]))
     yield "no queries among the keys", [net(states)]
     without.remove()
     ours = net.layers[0].ln0.weight.clone(), net.layers[0].ln0.bias.clone()

@@ -1,6 +1,7 @@
 """Makes `control/`: ControlNets, T2I-Adapters and IP-Adapters of small models.
 
-    pip install -r requirements.txt pillow==13.0.0 && python control.py [--folder NAME …] [--check NAME …]
+    pip install -r requirements.txt pillow==13.0.0
+    python control.py [--folder NAME …] [--check NAME …]
 
 The models that they control come from `make.py` and `families.py`, and the image encoder from
 `vision.py`. `control_shapes.py` has the networks and the cases, and `control_reference.py` runs
@@ -18,6 +19,7 @@ import shutil
 import PIL
 import safetensors.torch
 import torch
+from diffusers.loaders import unet_loader_utils
 from PIL import Image
 
 import pictures
@@ -29,7 +31,7 @@ from make import HERE, NEGATIVE, PROMPT, relative, settle, write_model
 
 OUT = HERE / "control"
 CALL_SEED, TIMESTEP = 77, 417.25
-CALL_SIZES = {"sd1": (40, 56), "sdxl": (36, 28), "ssd": (10, 14)}
+CALL_SIZES = {"sd1": (72, 56), "sdxl": (36, 28), "ssd": (10, 14)}
 
 
 def main():
@@ -110,7 +112,10 @@ class Record:
     def image_of(self, one):
         name = f"image.{one['picture']}"
         self.tensors[name] = torch.from_numpy(vision.picture(one["picture"]))
-        return one | dict(picture=name)
+        found = one | dict(picture=name)
+        if isinstance(one.get("scale"), dict):
+            found["blocks"] = block_scales(self.base.unet, one["scale"])
+        return found
 
     def start(self, run, found):
         """Stores what a run that starts from a picture has in addition."""
@@ -135,6 +140,12 @@ class Record:
         folder = self.base.folder
         self.calls = [dict(name="call.controlnet", kind="controlnet", part="controlnet",
                            size=CALL_SIZES[folder], timestep=TIMESTEP, pictures=[0, 1])]
+        if folder == "sdxl":
+            self.calls += [
+                dict(name="call.union", kind="union", part="union", size=CALL_SIZES[folder],
+                     timestep=TIMESTEP, pictures=[0], types=[2], scales=[0.8]),
+                dict(name="call.union-two", kind="union", part="union", size=CALL_SIZES[folder],
+                     timestep=TIMESTEP, pictures=[0, 1], types=[1, 3], scales=[0.8, 0.5])]
         for part in self.base.networks:
             if part.startswith("adapter") and part != "adapter_2":
                 self.calls.append(dict(name=f"call.{part}", kind="adapter", part=part,
@@ -145,12 +156,12 @@ class Record:
                                     picture=picture) for picture in ("square", "wide")]
         if folder != "ssd":
             self.calls.append(dict(
-                name="call.all", kind="all", size=(64, 64) if folder == "sd1" else SIZES[folder],
-                timestep=TIMESTEP, pictures=[0, 1], control_scale=0.7, adapter_scale=0.8,
+                name="call.all", kind="all", size=SIZES[folder], timestep=TIMESTEP, pictures=[0, 1],
+                control_scale=0.7, adapter_scale=0.8,
                 image_scale=0.6, image="square"))
         self.tensors |= self.results()
         for call in self.calls:
-            if call["kind"] in ("controlnet", "all"):
+            if call["kind"] in ("controlnet", "all"):  # a union has the inputs of a ControlNet
                 for key, value in inputs(self.base, call["size"]).items():
                     value = value.half() if key == "context" else value
                     self.tensors[f"{call['name']}.{key}"] = value
@@ -159,8 +170,7 @@ class Record:
         """Returns the outputs of all single calls by name, in the precision of the networks."""
         found = {}
         for call in self.calls:
-            outputs = {"controlnet": control_call, "adapter": adapter_call, "image": image_call,
-                       "all": whole_call}[call["kind"]](self.base, call)
+            outputs = CALLS[call["kind"]](self.base, call)
             found |= {f"{call['name']}.{key}": value for key, value in outputs.items()}
         return found
 
@@ -207,6 +217,12 @@ class Record:
         print({file.name: file.stat().st_size for file in sorted(folder.iterdir())})
 
 
+def block_scales(unet, scale):
+    """Returns the scale of each transformer, as `set_ip_adapter_scale` expands it."""
+    (found,) = unet_loader_utils._maybe_expand_lora_scales(unet, [scale], default_scale=0.0)
+    return found
+
+
 # ---------------------------------------------------------------- single calls
 
 
@@ -249,6 +265,18 @@ def control_call(base, call):
     return {f"down.{index}": residual for index, residual in enumerate(down)} | dict(mid=middle)
 
 
+def union_call(base, call):
+    """Returns the residuals of a union. Both rows have the same pictures."""
+    net = base.networks[call["part"]]
+    types = torch.zeros((2, net.config.num_control_type), dtype=net.dtype)
+    types[:, call["types"]] = 1
+    down, middle = net(
+        timestep=call["timestep"], control_type=types, control_type_idx=call["types"],
+        controlnet_cond=[hints(base, [seed] * 2, call["size"]) for seed in call["pictures"]],
+        conditioning_scale=call["scales"], **network_inputs(base, call["size"]))
+    return {f"down.{index}": residual for index, residual in enumerate(down)} | dict(mid=middle)
+
+
 def adapter_call(base, call):
     """Returns the features of a T2I-Adapter."""
     features = base.networks[call["part"]](hints(base, call["pictures"], call["size"]))
@@ -287,6 +315,10 @@ def whole_call(base, call):
             mid_block_additional_residual=middle, down_intrablock_additional_residuals=features,
             **kwargs | dict(added_cond_kwargs=added))
     return dict(output=output)
+
+
+CALLS = {"controlnet": control_call, "union": union_call, "adapter": adapter_call,
+         "image": image_call, "all": whole_call}
 
 
 if __name__ == "__main__":

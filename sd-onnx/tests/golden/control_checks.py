@@ -8,14 +8,14 @@ from PIL import Image
 from torch.nn import functional
 
 import control_reference
-from control_reference import Run
+from control_reference import Run, is_union
 from make import relative
 from pictures import patched
 
 VISIBLE = 1e-2  # the least effect of a control network on the final latents, relative L2
 LEAST = 1e-3  # the least effect of a mistake
 ROUNDING = 3e-5  # the largest effect of rounding on a run
-ONE_CALL = 4e-6  # and on a single call
+ONE_CALL = 1e-5  # and on a single call
 TEXT_TOKENS = 77
 
 # The runs in which each residual is left out, one after the other.
@@ -121,7 +121,9 @@ def control_mistakes(run):
                     yield f"the {what} off by one", changed(case, "controls", index, **{key: at})
         if control["changes"].get("global_pool_conditions"):
             yield "residuals not pooled", changed(case, "controls", index, changes={})
-    if several:
+    if is_union(case):
+        yield from union_mistakes(run)
+    elif several:
         parts = [control["part"] for control in case["controls"]]
         yield "ControlNets swapped", dict(controls=[
             one | dict(part=part) for one, part in zip(case["controls"], reversed(parts))])
@@ -131,10 +133,49 @@ def control_mistakes(run):
         yield "the residuals of the conditional half alone", dict(mode="control")
     if case["mode"] != "balanced":
         yield "no soft weights", dict(mode="balanced")
-        yield "the soft weights of the guess mode", dict(guess_mode=True, mode="balanced")
+        if run.base.folder != "sd1":  # where its ladder is nearly the same
+            yield "the ladder of the guess mode for the soft weights", dict(guess_mode=True, mode="balanced")
         yield "soft weights in reverse", dict(spoil=reversed_weights)
     yield from residual_mistakes(run)
     yield from input_mistakes(run)
+
+
+def union_mistakes(run):
+    case = run.case
+    for index, control in enumerate(case["controls"]):
+        yield "another type of control picture", changed(case, "controls", index, type=0)
+    yield "no types of control pictures in the time embedding", dict(control=edit_input(
+        "control_type", torch.zeros_like))
+    yield "another task embedding", dict(control=edit_input(
+        "control_type_idx", lambda found: [index - 1 for index in found]))
+    yield "attention between the pictures of a row", dict(spoil=attend_in_rows)
+    if len(case["controls"]) > 1:
+        yield "pictures scaled at the end", dict(spoil=scale_residuals)
+
+
+def attend_in_rows(pipeline):
+    """Attends as it may have been meant. A union attends between the rows of a batch."""
+    for layer in pipeline.controlnet.transformer_layes:
+        layer.attn.batch_first = True
+        hooked_once(pipeline, Restored(layer.attn, "batch_first", False))
+
+
+def scale_residuals(pipeline):
+    """Scales the residuals of a union with two pictures, as with one."""
+    def hook(module, args, kwargs, output):
+        down, middle = output
+        return [residual * 0.8 for residual in down], middle * 0.8
+    hooked_once(pipeline, pipeline.controlnet.register_forward_hook(hook, with_kwargs=True))
+
+
+class Restored:
+    """Sets an attribute back when it is removed, like a hook."""
+
+    def __init__(self, owner, name, value):
+        self.owner, self.name, self.value = owner, name, value
+
+    def remove(self):
+        setattr(self.owner, self.name, self.value)
 
 
 def residual_mistakes(run):
@@ -183,6 +224,11 @@ def edit_input(key, change):
     def edit(kwargs):
         kwargs[key] = change(kwargs[key])
     return edit
+
+
+def each(change):
+    """Returns a change of a tensor, or of each tensor of a list."""
+    return lambda value: [change(v) for v in value] if isinstance(value, list) else change(value)
 
 
 def edit_added(key, change):
@@ -246,9 +292,9 @@ def picture_mistakes(run):
             yield "bgr ignored", dict(controls=[one | dict(changes={})])
     if kind == "controls":
         yield "a control picture from -1 to 1", dict(control=edit_input(
-            "controlnet_cond", lambda hint: hint * 2 - 1))
+            "controlnet_cond", each(lambda hint: hint * 2 - 1)))
         yield "another control picture", dict(control=edit_input(
-            "controlnet_cond", lambda hint: hint.flip(3)))
+            "controlnet_cond", each(lambda hint: hint.flip(3))))
     size = run.case["size"]
     if any(one["size"] not in (None, size) for one in run.case[kind]):
         for resample in (0, 2, 3):  # nearest, bilinear, bicubic

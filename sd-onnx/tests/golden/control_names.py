@@ -54,7 +54,7 @@ def main():
 
 
 def table_of(network, names):
-    """Returns the configuration, and for each tensor today's name, the file's name and the shape."""
+    """Returns the configuration, and today's name, the file's name and the shape of each tensor."""
     state = network.state_dict()
     assert names.keys() == state.keys() and len(set(names.values())) == len(names)
     rows = [[today, names[today], list(tensor.shape)] for today, tensor in state.items()]

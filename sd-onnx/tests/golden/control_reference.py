@@ -39,6 +39,8 @@ class Base:
         shapes = {part: {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
                   for part, network in self.networks.items()}
         shapes |= image_adapters_of(folder, self.unet, vision.SHAPES[VISION])
+        if "union" in shapes:
+            shapes["union"] = shapes.pop("union")  # the seeds count up by part
         first = 20 * list(BASES).index(folder)
         self.recipes = {part: recipes_of(part, tensors, first + index)
                         for index, (part, tensors) in enumerate(shapes.items())}
@@ -72,7 +74,8 @@ class Base:
         parts = dict(self.model.parts)
         parts["scheduler"] = kind.from_config(self.model.scheduler.config, **case["changes"])
         if case["controls"]:
-            nets = [self.changed(c["part"], c["changes"]) for c in case["controls"]]
+            used = case["controls"][:1] if is_union(case) else case["controls"]
+            nets = [self.changed(one["part"], one["changes"]) for one in used]
             parts["controlnet"] = nets[0] if len(nets) == 1 else MultiControlNetModel(nets)
         if case["adapters"]:
             nets = [self.networks[a["part"]] for a in case["adapters"]]
@@ -117,6 +120,11 @@ class Base:
 def control_picture(used, case):
     """Returns the control picture of a ControlNet or T2I-Adapter of a run."""
     return Image.fromarray(hint(used["seed"], *(used["size"] or case["size"])))
+
+
+def is_union(case):
+    """Returns whether one ControlNet takes all control pictures of a run."""
+    return any(one["part"] == "union" for one in case["controls"])
 
 
 def inpaint_condition(case):
@@ -169,7 +177,9 @@ class Run:
                 edit(kwargs)
             if self.case["mode"] != "balanced":
                 soften(kwargs, self.case["mode"])
-            self.unet_calls.append(dict(kwargs))
+            # The UNet takes the features of T2I-Adapters out of their list.
+            self.unet_calls.append(
+                {k: list(v) if isinstance(v, list) else v for k, v in kwargs.items()})
         return see
 
     def options(self, edit):
@@ -195,6 +205,10 @@ class Run:
             if case["mask"]:
                 mask = pictures.mask(case["mask"], case["picture"])
                 found["mask_image"] = Image.fromarray(mask)
+        elif is_union(case):
+            found |= dict(control_image=images if len(used) > 1 else [images],
+                          control_mode=[one["type"] for one in used],
+                          controlnet_conditioning_scale=scales)
         elif used:
             found["image"] = images
         if case["adapters"]:
@@ -209,12 +223,15 @@ class Run:
 
     def active(self):
         """Returns for each ControlNet the calls of the UNet during which it acts."""
-        found = [[] for _ in self.control_nets()]
+        found = [[] for _ in self.case["controls"]]
         counts = [0] * len(found)
         for index, kwargs in self.control_calls:
-            if kwargs["conditioning_scale"] != 0:
-                found[index].append(counts[index])
-            counts[index] += 1
+            scales = kwargs["conditioning_scale"]
+            scales = dict(enumerate(scales)) if is_union(self.case) else {index: scales}
+            for place, scale in scales.items():
+                if scale != 0:
+                    found[place].append(counts[place])
+                counts[place] += 1
         return found
 
 

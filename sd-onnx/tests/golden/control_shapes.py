@@ -4,7 +4,6 @@ import math
 
 import diffusers
 import numpy
-import torch
 
 from make import tensor_of
 from pictures import DDIM, EULER, HEUN, TRAILING
@@ -15,7 +14,7 @@ VISION = "gelu"  # the image encoder, a folder of `vision/`
 RESAMPLER_LAYERS = 4  # fixed in diffusers
 
 # The folders of `control/`, and the model that each controls.
-# The third has as many residuals as SDXL in full size, which the weights of WebUI's extension count.
+# The third has as many residuals as SDXL in full size. WebUI's extension counts on their number.
 BASES = {"sd1": "four", "sdxl": "families/sdxl-base", "ssd": "families/sdxl-ssd"}
 
 # ---------------------------------------------------------------- networks
@@ -27,24 +26,35 @@ def networks_of(folder, unet):
         return {"controlnet": diffusers.ControlNetModel.from_unet(
             unet, conditioning_embedding_out_channels=(4, 8))}
     if folder == "sd1":
-        hint, channels, factor = (4, 8, 8, 12), [32, 64, 96, 96], 8
-        light = diffusers.T2IAdapter(
-            3, channels[:3], num_res_blocks=2, downscale_factor=factor, adapter_type="light_adapter")
+        hints, channels, factor = (4, 8, 8, 12), [32, 64, 96, 96], 8
+        light = diffusers.T2IAdapter(3, channels[:3], num_res_blocks=2, downscale_factor=factor,
+                                     adapter_type="light_adapter")
         kind, others = "full_adapter", {"adapter_light": light}
     else:
         # The autoencoder halves the sides twice, and the adapter is for the second level.
-        hint, channels, factor = (4, 8, 12), [32, 48, 64, 64], 8
+        hints, channels, factor = (4, 8, 12), [32, 48, 64, 64], 8
         kind, others = "full_adapter_xl", {}
 
     def control_net():
-        return diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint)
+        return diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hints)
 
-    def adapter():
+    def features():
         return diffusers.T2IAdapter(
             3, channels, num_res_blocks=2, downscale_factor=factor, adapter_type=kind)
 
+    if folder == "sdxl":
+        others["union"] = union(control_net().config)
     return {"controlnet": control_net(), "controlnet_2": control_net(),
-            "adapter": adapter(), "adapter_2": adapter()} | others
+            "adapter": features(), "adapter_2": features()} | others
+
+
+def union(config):
+    """Returns a ControlNet for several types of pictures, by the configuration of another one."""
+    config = {key: value for key, value in config.items() if key != "mid_block_type"}
+    width = config["block_out_channels"][0]
+    return diffusers.ControlNetUnionModel.from_config(
+        config, num_control_type=4, num_trans_channel=width, num_trans_head=4, num_trans_layer=2,
+        num_proj_channel=width)
 
 
 def image_adapters_of(folder, unet, vision):
@@ -124,14 +134,18 @@ def scale_of(part, name, shape):
         # The output layers of a ControlNet, which training starts with zeros.
         "controlnet": [("controlnet_down_blocks", 0.5), ("controlnet_mid_block", 1.0),
                        ("controlnet_cond_embedding.conv_out", 1.0),
-                       ("controlnet_cond_embedding", 1.7), ("time_emb_proj", 2.0)],
+                       ("controlnet_cond_embedding", 1.7), ("time_emb_proj", 2.0),
+                       ("spatial_ch_projs", 1.5), ("in_proj_weight", 1.5),
+                       ("control_add_embedding.linear_2", 2.0)],
         "adapter": [("conv_in", 1.0), ("block1", 1.4), ("block2", 1.0)],
         "ip": [("to_k_ip", 1.5), ("to_v_ip", 1.5), ("to_q", 1.5), ("to_kv", 1.5)],
     }
-    kind = part.split("_")[0]
+    kind = {"union": "controlnet"}.get(part, part.split("_")[0])
     gain = next((gain for key, gain in gains[kind] if key in name), None)
-    if name == "image_proj.latents":
+    if name in ("image_proj.latents", "task_embedding"):
         return 1.0, 0.0
+    if len(shape) == 1 and ".ln_" in name:
+        return (0.1, 1.0) if name.endswith("weight") else (0.1, 0.0)
     if kind == "controlnet" and gain is None:
         return scale_and_offset("unet", name, shape, {})
     if len(shape) == 1:  # a bias, or the weight of a norm
@@ -170,6 +184,7 @@ PIPELINES = {
     ("sd1", "inpaint"): "StableDiffusionControlNetInpaintPipeline",
     ("sd1", "adapter"): "StableDiffusionAdapterPipeline",
     ("ssd", "controlnet"): "StableDiffusionXLControlNetPipeline",
+    ("sdxl", "union"): "StableDiffusionXLControlNetUnionPipeline",
     ("sdxl", "text"): "StableDiffusionXLPipeline",
     ("sdxl", "controlnet"): "StableDiffusionXLControlNetPipeline",
     ("sdxl", "adapter"): "StableDiffusionXLAdapterPipeline",
@@ -179,9 +194,12 @@ PIPELINES = {
 SIZES = {"sd1": (64, 128), "sdxl": (64, 48), "ssd": (32, 40)}
 
 
-def control(part="controlnet", seed=0, scale=1.0, start=0.0, end=1.0, size=None, **changes):
-    """Returns a ControlNet of a run. `changes` are changed values of its configuration."""
-    return dict(part=part, changes=changes, seed=seed, size=size, scale=scale, start=start, end=end)
+def control(part="controlnet", seed=0, scale=1.0, start=0.0, end=1.0, size=None, type=None,
+            **changes):
+    """Returns a ControlNet of a run. `changes` are changed values of its configuration, and `type`
+    is the type of the picture for a union."""
+    return dict(part=part, changes=changes, seed=seed, size=size, scale=scale, start=start, end=end,
+                type=type)
 
 
 def adapter(part="adapter", seed=0, scale=1.0, size=None):
@@ -217,7 +235,11 @@ def cases_of(folder):
                     images=[image(scale=0.6)]))
     if folder == "sd1":
         return found + sd1_cases(of) + modes(of)
-    return found + [of("adapter-ip", "adapter", adapters=[adapter(scale=0.8)],
+    return found + [of("union", "union", controls=[control("union", scale=0.8, type=2)]),
+                    of("union-two", "union", controls=[
+                        control("union", scale=0.8, type=1),
+                        control("union", seed=1, scale=0.5, type=3)]),
+                    of("adapter-ip", "adapter", adapters=[adapter(scale=0.8)],
                        images=[image("ip_plus", scale=0.6)])]
 
 
@@ -248,7 +270,7 @@ def sd1_cases(of):
     return [
         of("controlnet-pool", "controlnet", controls=[control(global_pool_conditions=True)]),
         # Each step of Heun but the last calls the networks twice.
-        of("controlnet-heun", "controlnet", HEUN, controls=[control(start=0.2, end=0.6)]),
+        of("controlnet-heun", "controlnet", HEUN, controls=[control(start=0.1, end=0.7)]),
         of("controlnet-img2img", "img2img", controls=[control()], picture="wide", strength=0.6,
            size=(80, 48), steps=10),
         of("controlnet-img2img-interval", "img2img", DDIM, steps=10, size=(80, 48),

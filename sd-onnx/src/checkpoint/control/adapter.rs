@@ -13,8 +13,8 @@ const LEVELS: usize = 4;
 /// The number of pixels, along one side, that an adapter folds into channels, by family.
 const FACTORS: [(usize, Family); 2] = [(8, Family::Sd1), (16, Family::Xl)];
 
-/// Returns the adapter, and the family of the models that it guides.
-pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<(Component, Family), Problem> {
+/// Returns the adapter.
+pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<Component, Problem> {
     let blocks = Blocks::of(tensors);
     let tensors = Renamed::of(tensors, |tensor| blocks.rename(tensor.rest))?;
     let body = |level| format!("adapter.body.{level}");
@@ -63,7 +63,7 @@ pub(super) fn read(tensors: &[Tensor<'_>]) -> Result<(Component, Family), Proble
         "in_channels": in_channels,
         "num_res_blocks": tensors.count(resnet),
     });
-    Ok((tensors.component(object(config)), family))
+    Ok(tensors.component(object(config)))
 }
 
 fn shape(problem: impl Into<String>) -> Problem {

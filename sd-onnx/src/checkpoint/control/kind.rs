@@ -35,6 +35,30 @@ const STYLE: Kind = Kind::Other(
      changes the prompt and takes no picture",
 );
 
+// How the names of tensors begin by which these files and a ControlNet are recognised.
+const NET_STARTS: [&str; 4] = [
+    "controlnet_",
+    "input_hint_block.",
+    "zero_convs.",
+    "control_add_embedding.",
+];
+const UNION_STARTS: [&str; 3] = [
+    "control_add_embedding.",
+    "spatial_ch_projs.",
+    "task_embedding",
+];
+const LATER_STARTS: [&str; 4] = [
+    "transformer_blocks.",
+    "joint_blocks.",
+    "double_blocks.",
+    "x_embedder.",
+];
+const STYLE_STARTS: [&str; 3] = [
+    "style_embedding",
+    "transformer_layes.",
+    "spatial_feat_mapping.",
+];
+
 /// The width of the embeddings of the face recognisers that are in use. CLIP's are wider.
 const FACE_WIDTH: usize = 512;
 
@@ -50,26 +74,13 @@ pub(in crate::checkpoint) fn kind(file: &File<'_>) -> Option<Kind> {
     if names.starts("ip_adapter.") || names.starts("image_proj.") {
         return Some(image(file, names));
     }
-    if [
-        "controlnet_",
-        "input_hint_block.",
-        "zero_convs.",
-        "control_add_embedding.",
-    ]
-    .iter()
-    .any(|start| names.starts(start))
-    {
+    if names.start_with_any(&NET_STARTS) {
         return Some(net(names));
     }
-    if names.contains(PREFIX) {
+    if file.shapes.keys().any(|name| name.starts_with(PREFIX)) {
         return Some(Kind::ControlNet);
     }
-    let style = [
-        "style_embedding",
-        "transformer_layes.",
-        "spatial_feat_mapping.",
-    ];
-    if style.iter().any(|start| names.starts(start)) {
+    if names.start_with_any(&STYLE_STARTS) {
         return Some(STYLE);
     }
     let light = names.has("body.0.in_conv.weight") && names.has("body.0.out_conv.weight");
@@ -79,32 +90,14 @@ pub(in crate::checkpoint) fn kind(file: &File<'_>) -> Option<Kind> {
 
 /// Returns the kind of a ControlNet.
 fn net(names: Names<'_, '_>) -> Kind {
-    let any = |signs: &[&str]| signs.iter().any(|sign| names.starts(sign));
-    if names.has("difference") || names.has("control_model.difference") {
-        return DIFFERENCE;
-    }
-    if any(&[
-        "control_add_embedding.",
-        "spatial_ch_projs.",
-        "task_embedding",
-    ]) {
-        return UNION;
-    }
-    if names.contains("motion_modules.") {
-        return VIDEO;
-    }
-    let later = [
-        "transformer_blocks.",
-        "joint_blocks.",
-        "double_blocks.",
-        "x_embedder.",
-    ];
-    if any(&later) {
-        return LATER;
-    }
-    match names.ends(".up") && names.ends(".down") {
-        true => CONTROL_LORA,
-        false => Kind::ControlNet,
+    let is_lora = names.ends(".up") && names.ends(".down");
+    match names {
+        _ if names.has("difference") => DIFFERENCE,
+        _ if names.start_with_any(&UNION_STARTS) => UNION,
+        _ if names.contains("motion_modules.") => VIDEO,
+        _ if names.start_with_any(&LATER_STARTS) => LATER,
+        _ if is_lora => CONTROL_LORA,
+        _ => Kind::ControlNet,
     }
 }
 
@@ -141,6 +134,10 @@ impl Names<'_, '_> {
 
     fn starts(self, start: &str) -> bool {
         self.any(|name| name.starts_with(start))
+    }
+
+    fn start_with_any(self, starts: &[&str]) -> bool {
+        starts.iter().any(|start| self.starts(start))
     }
 
     fn ends(self, end: &str) -> bool {

@@ -15,8 +15,6 @@ pub(super) use self::kind::kind;
 #[derive(Debug)]
 pub(crate) struct ControlFile {
     pub kind: ControlKind,
-    /// The family of the models that it guides, if the shapes show it.
-    pub family: Option<Family>,
     /// The network. An IP-Adapter has no configuration, and its tensors keep their names.
     pub component: Component,
     /// Warnings for the user.
@@ -36,29 +34,18 @@ const PREFIX: &str = "control_model.";
 
 /// Recognises a file, and maps its tensors to their current names.
 pub(super) fn read(file: &File<'_>) -> Result<ControlFile, Problem> {
-    match super::kind(file) {
-        Kind::ControlNet => control_net(file),
-        Kind::T2iAdapter => {
-            let (component, family) = adapter::read(&all(file))?;
-            Ok(ControlFile {
-                kind: ControlKind::Adapter,
-                family: Some(family),
-                component,
-                warnings: Vec::new(),
-            })
-        }
-        Kind::IpAdapter => {
-            let (component, family) = image::read(&all(file))?;
-            Ok(ControlFile {
-                kind: ControlKind::Image,
-                family: family,
-                component,
-                warnings: Vec::new(),
-            })
-        }
-        kind @ Kind::Other(_) => Err(Problem::Other(kind)),
-        kind => Err(Problem::NoControl(kind)),
-    }
+    let (kind, component) = match super::kind(file) {
+        Kind::ControlNet => return control_net(file),
+        Kind::T2iAdapter => (ControlKind::Adapter, adapter::read(&all(file))?),
+        Kind::IpAdapter => (ControlKind::Image, image::read(&all(file))?),
+        kind @ Kind::Other(_) => return Err(Problem::Other(kind)),
+        kind => return Err(Problem::NoControl(kind)),
+    };
+    Ok(ControlFile {
+        kind,
+        component,
+        warnings: Vec::new(),
+    })
 }
 
 fn control_net(file: &File<'_>) -> Result<ControlFile, Problem> {
@@ -72,11 +59,10 @@ fn control_net(file: &File<'_>) -> Result<ControlFile, Problem> {
         ));
     }
     let net = ControlNet::read(&tensors)?;
-    let family = net.family();
+    let pools = pools(file, net.family());
     Ok(ControlFile {
         kind: ControlKind::Net,
-        family: Some(family),
-        component: net.component(pools(file, family))?,
+        component: net.component(pools)?,
         warnings,
     })
 }

@@ -122,14 +122,9 @@ impl<'w> Unet<'_, 'w> {
         if !self.steering.residuals {
             return (x, skips);
         }
-        let with = |(i, (skip, channels)): (usize, (Value, usize))| {
-            (
-                self.with_input(skip, &residual_name(Some(i)), channels),
-                channels,
-            )
-        };
+        let with = |(i, (skip, channels))| (self.with_residual(skip, Some(i), channels), channels);
         let skips = skips.into_iter().enumerate().map(with).collect();
-        (self.with_input(x, &residual_name(None), channels), skips)
+        (self.with_residual(x, None, channels), skips)
     }
 
     /// Adds a feature of T2I-Adapters to `x`, if the graph takes this one.
@@ -138,18 +133,24 @@ impl<'w> Unet<'_, 'w> {
             return x;
         }
         let channels = self.config.feature_channels(feature);
-        self.with_input(x, &feature_name(feature), channels)
+        let input = self.input(&feature_name(feature), channels);
+        self.g.add_input(x, input)
     }
 
-    fn with_input(&mut self, x: Value, name: &str, channels: usize) -> Value {
-        // The sizes depend on how often the latents are halved, so they have no names.
+    /// Returns an input for values of a control network. Its sizes depend on how often the latents
+    /// are halved, so they have no names.
+    fn input(&mut self, name: &str, channels: usize) -> Value {
         let dims = [
             Dim::Any("batch"),
             Dim::Fixed(channels),
             Dim::Free,
             Dim::Free,
         ];
-        let input = self.g.input(name, &dims);
+        self.g.input(name, &dims)
+    }
+
+    fn with_residual(&mut self, x: Value, skip: Option<usize>, channels: usize) -> Value {
+        let input = self.input(&residual_name(skip), channels);
         self.g.add(x, input)
     }
 }
