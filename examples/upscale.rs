@@ -229,7 +229,7 @@ impl Arguments {
         let (mut bar, mut tiles) = (None, 0);
         let found = pipeline.upscale_by_tiles(&request, &redraw, stop, |event| {
             if let Event::Picture(_) = event {
-                let bar = bar.get_or_insert_with(|| ProgressBar::new_spinner());
+                let bar = bar.get_or_insert_with(ProgressBar::new_spinner);
                 tiles += 1;
                 bar.set_message(format!("{tiles} tiles"));
                 bar.tick();

@@ -17,7 +17,7 @@
 //! 9. [`families`]: SDXL, its refiner, LCM and other families of models, and what each of them
 //!    needs.
 //! 10. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
-//!    picture file records.
+//!     picture file records.
 //! 11. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
 //! 12. [`contributing`]: how to build and test this project, and how to write golden files.
 //! 13. [`where_it_goes`]: which files of this project a change touches.
