@@ -326,7 +326,7 @@ fn files_that_are_no_upscalers_are_named() {
             with("dat", &|it| {
                 drop(it.insert("layers.0.blocks.1.attn.temperature".into(), of(&[5, 1, 1])));
             }),
-            "`layers.0` has Some(5) heads, expected an even divisor of 96",
+            "`layers.0` has 5 heads, expected an even divisor of 192",
         ),
         (
             with("dat", &|it| {

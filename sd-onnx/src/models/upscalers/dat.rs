@@ -145,7 +145,8 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
                 *heads > 0 && heads.is_multiple_of(2) && width.is_multiple_of(*heads)
             };
             let heads = heads.filter(fits).ok_or_else(|| {
-                format!("`layers.{layer}` has {heads:?} heads, expected an even divisor of {width}")
+                let heads = heads.unwrap_or(0);
+                format!("`layers.{layer}` has {heads} heads, expected an even divisor of {width}")
             })?;
             Ok(Layer {
                 blocks: count(shapes, &blocks)?,
