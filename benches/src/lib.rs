@@ -1,6 +1,7 @@
 //! Shared code of the benchmarks.
 
 pub mod memory;
+pub mod unet;
 
 use std::path::{Path, PathBuf};
 

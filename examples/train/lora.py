@@ -210,8 +210,8 @@ def train(name, parts):
 
 
 @torch.no_grad()
-def generate(parts, prompts, seeds):
-    """Draws prompts at the defaults, 20 steps and guidance 7.5. Returns RGB images."""
+def generate(parts, prompts, seeds, guidance=7.5):
+    """Draws prompts at 20 steps. Returns RGB images."""
     vae, text, unet = parts
     tokenizer, images = load_tokenizer(), []
     for start in range(0, len(prompts), 32):
@@ -223,7 +223,7 @@ def generate(parts, prompts, seeds):
         for t in scheduler.timesteps:
             v = unet(torch.cat([x, x]).to(memory_format=torch.channels_last), t, context).sample
             prompted, free = v.chunk(2)
-            x = scheduler.step(free + 7.5 * (prompted - free), t, x).prev_sample
+            x = scheduler.step(free + guidance * (prompted - free), t, x).prev_sample
         decoded = (vae.decode(x / vae.config.scaling_factor).sample.clamp(-1, 1) * 127.5 + 127.5).round().byte()
         images += [Image.fromarray(image) for image in decoded.permute(0, 2, 3, 1).numpy()]
     return images

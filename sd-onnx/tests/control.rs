@@ -9,15 +9,18 @@
 mod common;
 #[path = "common/controls.rs"]
 mod controls;
+#[path = "common/single.rs"]
+mod single;
 
-use std::path::Path;
+use std::{collections::BTreeMap, fs, path::Path};
 
-use common::{golden, relative_error};
+use common::{golden, relative_error, write_tensors};
 use controls::{Controls, compare_all_at_once};
-use ndarray::Array4;
+use ndarray::{Array2, Array3, Array4};
+use safetensors::Dtype;
 use sd_onnx::{
-    Builder, Control, ControlInput, Error, GenerateError, Hires, Picture, Pipeline, Request,
-    Seamless, StopToken, image::RgbImage,
+    Builder, Call, Control, ControlCall, ControlInput, Error, GenerateError, Hires, Picture,
+    Pipeline, Request, Seamless, StopToken, image::RgbImage,
 };
 use serde_json::{Value, json};
 
@@ -334,4 +337,69 @@ fn networks_for_other_models_are_refused() {
     );
     let error = refused(sd_onnx::builder().control(wrong), &sd1.model());
     assert!(error.contains("\"rgb\" or \"bgr\""), "{error}");
+}
+
+/// Returns the output of a UNet with a ControlNet of a weight.
+fn steered(model: &Path, net: &Path, weight: f32) -> Array4<f32> {
+    let denoiser = sd_onnx::builder()
+        .control(net)
+        .load_denoiser(model)
+        .unwrap();
+    let inputs = denoiser.inputs();
+    let wave = |i: usize| (i as f32 * 0.7).sin();
+    let latents = Array4::from_shape_fn((1, 4, 8, 8), |(_, c, y, x)| wave(64 * c + 8 * y + x));
+    let width = inputs.context;
+    let context = Array3::from_shape_fn((1, 77, width), |(_, token, i)| wave(token * width + i));
+    let picture = Array4::from_shape_fn((1, 3, 64, 64), |(_, c, y, x)| {
+        0.5 + 0.5 * wave(c + 3 * y + 5 * x)
+    });
+    let stop = StopToken::new();
+    let input = ControlInput::Values(picture.view());
+    let hint = denoiser.read_control(0, input, &stop).unwrap();
+    let acting = [ControlCall::new(0, &hint.prompt, weight)];
+    let pooled = inputs
+        .pooled
+        .map(|width| Array2::from_elem((1, width), 0.5));
+    let sizes = inputs
+        .sizes
+        .map(|ids| Array2::from_elem((1, ids.count()), 64.0));
+    let mut call = Call::new(latents.view(), 500.0, context.view(), &stop).controls(&acting);
+    call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+    call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+    let mut output = Array4::zeros((1, 4, 8, 8));
+    denoiser.predict(&call, output.view_mut()).unwrap();
+    output
+}
+
+#[test]
+fn single_files_of_control_nets_equal_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["sd2-v", "sd2-base", "sdxl-base"] {
+        let at = |name: &str| folder.path().join(format!("{family}-{name}"));
+        let model = at("model");
+        single::write_single_folder(family, &model);
+        let (config, tensors) = single::control_net(family);
+        let net = at("net");
+        fs::create_dir_all(&net).unwrap();
+        fs::write(net.join("config.json"), config.to_string()).unwrap();
+        let named = |name: fn(&single::ControlTensor) -> String| -> BTreeMap<_, _> {
+            let tensors = tensors.iter();
+            tensors
+                .map(|tensor| (name(tensor), tensor.2.clone()))
+                .collect()
+        };
+        let today = named(|(today, ..)| today.clone());
+        let stored = named(|(_, stored, _)| stored.clone());
+        let bare = named(|(_, stored, _)| stored.replace("control_model.", ""));
+        let weights = net.join("diffusion_pytorch_model.safetensors");
+        write_tensors(&weights, &today, Dtype::F32);
+        let expected = steered(&model, &net, 1.0);
+        for (name, tensors) in [("today", &today), ("stored", &stored), ("bare", &bare)] {
+            let file = at(&format!("{name}.safetensors"));
+            write_tensors(&file, tensors, Dtype::F32);
+            assert_eq!(steered(&model, &file, 1.0), expected, "{family}: {name}");
+        }
+        let error = relative_error(&steered(&model, &net, 0.5), expected.as_slice().unwrap());
+        assert!(error > 1e-2, "{family}: {error:.1e}");
+    }
 }

@@ -34,6 +34,8 @@ use sd_text::outside::chain;
 
 /// The largest error in f32. Sums are computed in another order.
 const F32: f64 = 1e-5;
+/// The largest error of a run in f32. Guidance and the model itself amplify differences.
+const RUN: f64 = 1e-4;
 /// The largest error in bf16, with values of 8 bits between the layers of a whole network. Random
 /// weights amplify rounding: diffusers 0.42.1 in bf16 differs from its f32 by 1.6e-2 to 6.8e-2 on
 /// these shapes. The f32 comparison shows that the graph is right.
@@ -489,8 +491,11 @@ fn loras_as_inputs_equal_merged_ones() {
 #[test]
 fn control_networks_are_those_of_the_cpu() {
     if let Some(builder) = openvino(Precision::F32) {
-        controls::compare_all_at_once("sd1", builder.clone(), F32);
-        controls::compare_all_at_once("sdxl", builder, F32);
+        let names = ["controlnet", "adapter", "ip", "ip-plus"];
+        controls::compare_runs("sd1", &builder, &names, RUN);
+        controls::compare_runs("sdxl", &builder, &names, RUN);
+        controls::compare_all_at_once("sd1", builder.clone(), 2.0 * F32);
+        controls::compare_all_at_once("sdxl", builder, 2.0 * F32);
     }
     if let Some(builder) = openvino(Precision::Bf16) {
         controls::compare_all_at_once("sd1", builder, BF16);

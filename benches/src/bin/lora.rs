@@ -17,11 +17,8 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use ndarray::{Array3, Array4};
-use sd_benches::memory::anonymous_mib;
-use sd_onnx::{
-    Call, Denoiser, Device, Error, LoraCall, Pipeline, Precision, StopToken, text::BoxError,
-};
+use sd_benches::{memory::anonymous_mib, unet::Run};
+use sd_onnx::{Denoiser, Device, Error, LoraCall, Pipeline, Precision, text::BoxError};
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -91,7 +88,7 @@ fn main() -> Result<(), BoxError> {
     };
     let (plain_load, plain) = timed(|| builder().load(&arguments.model))?;
     let (library_load, library) = timed(|| builder().loras(folder.path()).load(&arguments.model))?;
-    let run = Run::new(&plain, arguments.side);
+    let run = Run::new(&**plain.denoiser(), arguments.side);
     let call = calls(&run, &plain, &library, arguments.calls)?;
     let switch = switches(&run, &library)?;
     drop((plain, library));
@@ -137,7 +134,7 @@ fn calls(run: &Run, plain: &Pipeline, library: &Pipeline, count: usize) -> Resul
     let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for call in 0..=count {
         for (name, denoiser) in denoisers {
-            let took = run.time(&**denoiser)?;
+            let took = run.time(&**denoiser, &[])?;
             if call > 0 {
                 times.entry(name).or_default().push(took);
             }
@@ -155,7 +152,7 @@ fn switches(run: &Run, library: &Pipeline) -> Result<Vec<Value>, BoxError> {
         let started = Instant::now();
         let denoiser = with_lora(library, (switch + 1) % 2)?;
         let took = started.elapsed().as_secs_f64();
-        let (first, second) = (run.time(&*denoiser)?, run.time(&*denoiser)?);
+        let (first, second) = (run.time(&*denoiser, &[])?, run.time(&*denoiser, &[])?);
         drop(denoiser);
         let memory = anonymous_mib()?;
         switches.push(
@@ -163,35 +160,6 @@ fn switches(run: &Run, library: &Pipeline) -> Result<Vec<Value>, BoxError> {
         );
     }
     Ok(switches)
-}
-
-/// The inputs of a UNet call.
-struct Run {
-    latents: Array4<f32>,
-    context: Array3<f32>,
-}
-
-impl Run {
-    fn new(pipeline: &Pipeline, side: usize) -> Self {
-        let inputs = pipeline.denoiser().inputs();
-        let wave = |i: usize| (i as f32 * 0.37).sin();
-        Self {
-            latents: Array4::from_shape_fn((1, inputs.channels, side, side), |(_, c, y, x)| {
-                wave(c * 4099 + y * 67 + x * 3)
-            }),
-            context: Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| wave(i * 7 + j)),
-        }
-    }
-
-    /// Returns the time of a call.
-    fn time(&self, denoiser: &dyn Denoiser) -> Result<f64, BoxError> {
-        let stop = StopToken::new();
-        let call = Call::new(self.latents.view(), 500.0, self.context.view(), &stop);
-        let mut output = Array4::zeros(self.latents.dim());
-        let started = Instant::now();
-        denoiser.predict(&call, output.view_mut())?;
-        Ok(started.elapsed().as_secs_f64())
-    }
 }
 
 /// Returns the names and shapes of the tensors in a safetensors file.

@@ -1,22 +1,31 @@
 //! Operators on pictures, as PyTorch computes them.
 
-use super::{Graph, Value, int, ints, proto};
+use super::{Conv, Graph, Value, int, ints, proto};
 
 impl Graph<'_> {
     /// Folds squares of `factor` × `factor` pixels of `x` `[batch, channels, h, w]` into channels,
     /// like `PixelUnshuffle`. The result is `[batch, channels·factor², h / factor, w / factor]`.
     /// The height and width must be multiples of `factor`.
+    ///
+    /// It is written as a convolution that picks one pixel for each output channel, because
+    /// OpenVINO's provider of ONNX Runtime 1.24 computes `SpaceToDepth` and a `Gather` of its
+    /// channels wrongly.
     pub fn pixel_unshuffle(&mut self, x: Value, channels: usize, factor: usize) -> Value {
-        let folded = self.op("SpaceToDepth", &[x], [int("blocksize", factor as i64)]);
-        if channels == 1 {
-            return folded;
-        }
-        // ONNX puts all channels of a pixel next to each other, PyTorch all pixels of a channel.
         let pixels = factor * factor;
-        let order = (0..channels).flat_map(|c| (0..pixels).map(move |pixel| pixel * channels + c));
-        let order: Vec<i64> = order.map(|index| index as i64).collect();
-        let order = Value(self.dims(&order).0);
-        self.op("Gather", &[folded, order], [int("axis", 1)])
+        let outputs = channels * pixels;
+        let mut picks = vec![0.0; outputs * outputs];
+        for (output, pick) in picks.chunks_exact_mut(outputs).enumerate() {
+            // The filter of an output channel has a place for each channel and pixel of a square,
+            // in the order of PyTorch's output channels.
+            pick[output] = 1.0;
+        }
+        let filters = self.constant(&picks, &[outputs, channels, factor, factor]);
+        let conv = Conv {
+            kernel: factor,
+            stride: factor,
+            padding: [0; 2],
+        };
+        self.conv(x, filters, None, conv)
     }
 
     /// Halves the height and width of `x` by averaging squares of 2 × 2, like `AvgPool2d` with

@@ -289,3 +289,23 @@ pub fn compare_all_at_once(name: &str, builder: Builder, limit: f64) {
         "{name}: {error:.2e}, expected at most {limit:.0e}"
     );
 }
+
+/// Compares some runs of a folder with diffusers, on networks that `builder` loads.
+pub fn compare_runs(folder: &str, builder: &Builder, names: &[&str], limit: f64) {
+    let at = tempfile::tempdir().unwrap();
+    let controls = Controls::write(folder, at.path());
+    let mut wrong = Vec::new();
+    for name in names {
+        let runs = controls.cases["runs"].as_array().unwrap();
+        let run = runs.iter().find(|run| run["name"] == *name).unwrap();
+        let pipeline = controls.scheduled(&controls.load(builder.clone(), run), run);
+        let found = pipeline.generate(&controls.request(run)).unwrap();
+        let (_, expected) = controls.values.tensor(&format!("run.{name}.latents"));
+        let error = relative_error(&found.pictures[0].latents, &expected);
+        println!("{folder}, {name}: {error:.1e}");
+        if error > limit {
+            wrong.push(format!("{folder}, {name}: {error:.2e}"));
+        }
+    }
+    assert!(wrong.is_empty(), "expected at most {limit:.0e}: {wrong:?}");
+}

@@ -22,6 +22,7 @@ use serde_json::Value;
 pub const SHAPES: [&str; 5] = ["two-sample", "four", "three-v", "three-hole", "four-last"];
 
 /// A tensor of a component, in f32.
+#[derive(Clone)]
 pub struct Tensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,

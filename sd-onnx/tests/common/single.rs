@@ -256,3 +256,96 @@ fn text(value: &Value) -> &str {
 fn sizes(value: &Value) -> Vec<usize> {
     serde_json::from_value(value.clone()).unwrap()
 }
+
+/// A tensor of a ControlNet: today's name, the name in the authors' files, and the values.
+pub type ControlTensor = (String, String, Tensor);
+
+/// Returns a ControlNet for the UNet of a family: its configuration, and its tensors. They are the
+/// first half of the UNet, and the layers that only a ControlNet has, which have random values.
+pub fn control_net(name: &str) -> (Value, Vec<ControlTensor>) {
+    let unet = &TABLES["families"][name]["configs"]["unet"];
+    let mut config = unet.clone();
+    config["_class_name"] = json!("ControlNetModel");
+    config["conditioning_embedding_out_channels"] = json!([16, 32, 96, 256]);
+    for key in ["up_block_types", "out_channels", "time_cond_proj_dim"] {
+        config.as_object_mut().unwrap().remove(key);
+    }
+    let mut weights = single_weights(name);
+    let mut tensors = Vec::new();
+    for row in rows(name).iter().filter(|row| row[0] == "unet") {
+        let today = text(&row[1]);
+        let second_half = [
+            "up_blocks.",
+            "conv_norm_out.",
+            "conv_out.",
+            "time_embedding.cond_proj.",
+        ];
+        if second_half.iter().any(|start| today.starts_with(start)) {
+            continue;
+        }
+        let mut tensor = weights.get_mut("unet").unwrap().remove(today).unwrap();
+        if today == "add_embedding.linear_1.weight" {
+            // Files of ControlNets do not contain the width of a size's sinusoids, so that it is
+            // the one of SDXL.
+            let of_sizes = 6 * unet["addition_time_embed_dim"].as_u64().unwrap() as usize;
+            let width = tensor.shape[1] - of_sizes + 6 * 256;
+            config["addition_time_embed_dim"] = json!(256);
+            config["projection_class_embeddings_input_dim"] = json!(width);
+            tensor.shape[1] = width;
+            tensor.values = vec![0.0; tensor.shape[0] * width];
+            TorchRng::new(999).fill(&mut tensor.values);
+            tensor.values.iter_mut().for_each(|value| *value *= 0.03);
+        }
+        let stored = text(&row[3]).replace("model.diffusion_model.", "control_model.");
+        tensors.push((today.to_owned(), stored, tensor));
+    }
+    let mut seed = 1000;
+    let mut layer = |today: String, stored: String, [output, input, kernel]: [usize; 3]| {
+        for (end, shape) in [
+            ("weight", vec![output, input, kernel, kernel]),
+            ("bias", vec![output]),
+        ] {
+            let mut values = vec![0.0; shape.iter().product()];
+            seed += 1;
+            TorchRng::new(seed).fill(&mut values);
+            let scale = 1.0 / (input as f32 * (kernel * kernel) as f32).sqrt();
+            values.iter_mut().for_each(|value| *value *= scale);
+            let tensor = Tensor { shape, values };
+            tensors.push((format!("{today}.{end}"), format!("{stored}.{end}"), tensor));
+        }
+    };
+    let sides: Vec<_> = sizes(&unet["block_out_channels"]);
+    let resnets = unet["layers_per_block"].as_u64().unwrap() as usize;
+    let mut outputs = vec![sides[0]];
+    for (i, &channels) in sides.iter().enumerate() {
+        let halves = usize::from(i + 1 < sides.len());
+        outputs.extend(vec![channels; resnets + halves]);
+    }
+    for (i, &channels) in outputs.iter().enumerate() {
+        let stored = format!("control_model.zero_convs.{i}.0");
+        layer(
+            format!("controlnet_down_blocks.{i}"),
+            stored,
+            [channels, channels, 1],
+        );
+    }
+    let last = sides[sides.len() - 1];
+    let stored = "control_model.middle_block_out.0".to_owned();
+    layer("controlnet_mid_block".to_owned(), stored, [last, last, 1]);
+    let embedded = [
+        ("conv_in", [16, 3]),
+        ("blocks.0", [16, 16]),
+        ("blocks.1", [32, 16]),
+        ("blocks.2", [32, 32]),
+        ("blocks.3", [96, 32]),
+        ("blocks.4", [96, 96]),
+        ("blocks.5", [256, 96]),
+        ("conv_out", [sides[0], 256]),
+    ];
+    for (i, (today, [output, input])) in embedded.into_iter().enumerate() {
+        let stored = format!("control_model.input_hint_block.{}", 2 * i);
+        let today = format!("controlnet_cond_embedding.{today}");
+        layer(today, stored, [output, input, 3]);
+    }
+    (config, tensors)
+}
