@@ -178,7 +178,9 @@ impl Arguments {
         if let Some(bar) = &bar {
             let took = bar.elapsed().as_secs_f32();
             bar.finish_and_clear();
-            tell(format_args!("{took:.1} s"));
+            if large.is_ok() {
+                tell(format_args!("{took:.1} s"));
+            }
         }
         large.map_err(|error| match error {
             GenerateError::Stopped(_) => {
