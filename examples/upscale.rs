@@ -178,7 +178,9 @@ impl Arguments {
         if let Some(bar) = &bar {
             let took = bar.elapsed().as_secs_f32();
             bar.finish_and_clear();
-            tell(format_args!("{took:.1} s"));
+            if large.is_ok() {
+                tell(format_args!("{took:.1} s"));
+            }
         }
         large.map_err(|error| match error {
             GenerateError::Stopped(_) => {
@@ -229,7 +231,7 @@ impl Arguments {
         let (mut bar, mut tiles) = (None, 0);
         let found = pipeline.upscale_by_tiles(&request, &redraw, stop, |event| {
             if let Event::Picture(_) = event {
-                let bar = bar.get_or_insert_with(|| ProgressBar::new_spinner());
+                let bar = bar.get_or_insert_with(ProgressBar::new_spinner);
                 tiles += 1;
                 bar.set_message(format!("{tiles} tiles"));
                 bar.tick();

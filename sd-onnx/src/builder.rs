@@ -656,7 +656,7 @@ impl Builder {
     ///
     /// Its name is the name of the file without the extension, as in WebUI. Requests call it by
     /// [`Upscaler::Network`](crate::Upscaler::Network). ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+,
-    /// SRVGGNetCompact and SwinIR are supported, in the names of all their versions. The network is
+    /// SRVGGNetCompact, SwinIR and DAT are supported, in the names of all their versions. The network is
     /// recognised by the names and shapes of its tensors, and loaded when it is first used.
     ///
     /// Loading fails with [`Error::Checkpoint`] if the file has another network, and with

@@ -62,14 +62,19 @@ impl OnnxUpscaler {
     fn run(&self, picture: ArrayView4<'_, f32>, stop: &StopToken) -> Result<Array4<f32>, BoxError> {
         let picture = picture.as_standard_layout();
         let (.., height, width) = picture.dim();
-        let regions = self
-            .config
-            .window
-            .map(|window| regions(height, width, window));
-        let shape = [1, 1, height, width];
+        let windows = &self.config.windows;
+        let largest = windows.iter().flatten().copied().max().unwrap_or(1);
+        let sides = [height, width].map(|side| side.next_multiple_of(largest));
+        let shape = [1, windows.len(), sides[0], sides[1]];
+        let parts: Vec<f32> = windows
+            .iter()
+            .flat_map(|&window| regions(sides, window))
+            .collect();
         let values = picture.as_slice().expect("standard layout");
         let mut inputs = vec![(PICTURE, Input::F32(picture.shape(), values))];
-        inputs.extend(regions.as_ref().map(|it| (REGIONS, Input::F32(&shape, it))));
+        if !windows.is_empty() {
+            inputs.push((REGIONS, Input::F32(&shape, &parts)));
+        }
         let read = |shape: &[i64], data: &[f32]| {
             let dims: Vec<usize> = shape.iter().map(|&side| side as usize).collect();
             ArrayViewD::from_shape(IxDyn(&dims), data).and_then(|found| {
@@ -145,6 +150,14 @@ fn recognised(file: &WeightFile) -> Result<(UpscalerConfig, Vec<Mapped>), Error>
         };
         for tensor in &mut tensors {
             tensor.stored.insert_str(0, &prefix);
+        }
+        if let Some((name, expected)) = config.assumed() {
+            let name = format!("{prefix}{name}");
+            if file.values(&name)? != expected {
+                return Err(wrong(format!(
+                    "tensor `{name}` has other values than in windows that are wider than high"
+                )));
+            }
         }
         let beside = shapes.len() - tensors.len();
         if beside > 0 {

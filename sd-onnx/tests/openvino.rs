@@ -20,7 +20,8 @@ mod written;
 use std::{fs, path::Path, thread, time::Instant};
 
 use common::{
-    Golden, Model, emoji, golden_json, relative_error, replayed, write_family, write_tensors,
+    Golden, Model, add_windows, emoji, golden_json, relative_error, replayed, write_family,
+    write_tensors,
 };
 use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate};
 use safetensors::Dtype;
@@ -130,7 +131,9 @@ fn enlarged_pictures() {
         };
         for (name, recipe) in recipes.as_object().unwrap() {
             let path = folder.path().join("network.safetensors");
-            write_tensors(&path, &replayed(recipe), Dtype::F16);
+            let mut tensors = replayed(recipe);
+            add_windows(name, &mut tensors);
+            write_tensors(&path, &tensors, Dtype::F16);
             let network = builder.load_upscaler(&path).unwrap();
             let (shape, values) = golden.tensor(&format!("{name}.picture"));
             let shape: [usize; 4] = shape.try_into().unwrap();

@@ -34,12 +34,14 @@ fn networks() -> Vec<(String, usize)> {
             (name, case["scale"].as_u64().unwrap() as usize)
         })
         .collect();
-    assert_eq!(all.len(), 17);
+    assert_eq!(all.len(), 19);
     all
 }
 
 fn tensors(recipes: &Value, name: &str) -> Tensors {
-    replayed(&recipes[name])
+    let mut tensors = replayed(&recipes[name]);
+    common::add_windows(name, &mut tensors);
+    tensors
 }
 
 fn recipes() -> Value {
@@ -305,6 +307,32 @@ fn files_that_are_no_upscalers_are_named() {
                 drop(it.insert(name.into(), of(&[1])));
             }),
             "the network HAT is not supported, expected ESRGAN, Real-ESRGAN,",
+        ),
+        (
+            with("dat", &|it| {
+                let name = "layers.0.blocks.0.attn.attns.0.rpe_biases";
+                it.get_mut(name).unwrap().values.reverse();
+            }),
+            "has other values than in windows that are wider than high",
+        ),
+        (
+            with("dat", &|it| {
+                let name = "layers.0.blocks.0.attn.attns.0.relative_position_index";
+                drop(it.insert(name.into(), of(&[34, 34])));
+            }),
+            "rows, expected those of windows of up to 64 × 64",
+        ),
+        (
+            with("dat", &|it| {
+                drop(it.insert("layers.0.blocks.1.attn.temperature".into(), of(&[5, 1, 1])));
+            }),
+            "`layers.0` has 5 heads, expected an even divisor of 192",
+        ),
+        (
+            with("dat", &|it| {
+                drop(it.remove("layers.1.blocks.1.attn.dwconv.1.running_var"));
+            }),
+            "tensor `layers.1.blocks.1.attn.dwconv.1.running_var` is missing",
         ),
         (
             refused(&one(

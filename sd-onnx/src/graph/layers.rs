@@ -129,6 +129,32 @@ impl Graph<'_> {
         Ok(self.with_live_conv(x, convolved, name, [input, output], conv))
     }
 
+    /// Applies the 3 × 3 convolution `name` to each channel of `x` by itself.
+    pub fn depthwise(&mut self, x: Value, name: &str, channels: usize) -> Result<Value, Error> {
+        let weight = self.weight(&format!("{name}.weight"), &[channels, 1, 3, 3])?;
+        let bias = self.weight(&format!("{name}.bias"), &[channels])?;
+        let mut attributes = Conv::SAME.attributes(Conv::SAME.zeros());
+        attributes.push(super::int("group", channels as i64));
+        let inputs = [x, weight, bias].map(|value| Some(value.0));
+        Ok(self.push("Conv", "", &inputs, attributes))
+    }
+
+    /// Applies the batch norm `name` with the means and variances of the training.
+    pub fn batch_norm(
+        &mut self,
+        x: Value,
+        name: &str,
+        channels: usize,
+        eps: f32,
+    ) -> Result<Value, Error> {
+        let mut inputs = vec![x];
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            inputs.push(self.weight(&format!("{name}.{part}"), &[channels])?);
+        }
+        let epsilon = super::float("epsilon", eps);
+        Ok(self.op("BatchNormalization", &inputs, [epsilon]))
+    }
+
     /// Applies the layer norm `name` over the last axis, which has `width` elements.
     pub fn layer_norm(
         &mut self,

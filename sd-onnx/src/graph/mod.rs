@@ -444,6 +444,16 @@ impl<'w> Graph<'w> {
         self.op("Mul", &[a, b], [])
     }
 
+    /// Returns the logistic function of `x`.
+    pub fn sigmoid(&mut self, x: Value) -> Value {
+        self.op("Sigmoid", &[x], [])
+    }
+
+    /// Returns the mean of each channel of the image `x`, as an image of one pixel.
+    pub fn mean_of_channels(&mut self, x: Value) -> Value {
+        self.op("GlobalAveragePool", &[x], [])
+    }
+
     pub fn relu(&mut self, x: Value) -> Value {
         self.op("Relu", &[x], [])
     }
@@ -476,11 +486,11 @@ impl<'w> Graph<'w> {
 
     /// Returns the two halves of `x` along the last axis.
     pub fn halves(&mut self, x: Value) -> [Value; 2] {
-        self.parts(x)
+        self.parts(x, -1)
     }
 
-    /// Returns `N` parts of equal size of `x` along the last axis.
-    pub fn parts<const N: usize>(&mut self, x: Value) -> [Value; N] {
+    /// Returns `N` parts of equal size of `x` along an axis.
+    pub fn parts<const N: usize>(&mut self, x: Value, axis: i64) -> [Value; N] {
         let parts = [(); N].map(|()| self.fresh());
         let outputs = parts.iter().map(|&v| self.name(v)).collect();
         let node = self.node(
@@ -488,7 +498,7 @@ impl<'w> Graph<'w> {
             "",
             &[Some(x.0)],
             outputs,
-            vec![int("axis", -1), int("num_outputs", N as i64)],
+            vec![int("axis", axis), int("num_outputs", N as i64)],
         );
         self.graph.node.push(node);
         parts.map(Value)

@@ -31,10 +31,11 @@
 //! | ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+ | of all three versions (`model.0`, `RRDB_trunk`, `conv_first`) | 1 to 32, such as 4, also of pictures whose pixels become channels first (`x2plus`) |
 //! | SRVGGNetCompact of Real-ESRGAN, with parametric ReLU | `body.0` | 1 to 32 |
 //! | SwinIR | all heads: classical, lightweight, real-world, and without enlargement (noise, JPEG) | 1 to 32 |
+//! | DAT | classical and lightweight | 1 to 32 |
 //!
 //! The tensors may be in a dictionary `params_ema`, `params`, `state_dict` or `model`, and may all
-//! begin with `module.` or `netG.`. Results agree with spandrel 0.4.2 to 1e-5. The error for DAT,
-//! HAT and other networks that are recognised but not supported names them. Pictures are in color;
+//! begin with `module.` or `netG.`. Results agree with spandrel 0.4.2 to 1e-5. The error for HAT and
+//! other networks that are recognised but not supported names them. Pictures are in color;
 //! a network for gray pictures is refused.
 //!
 //! The factor of a call need not be the network's. As in WebUI, the network runs up to three times

@@ -143,6 +143,29 @@ pub fn replayed(recipe: &Value) -> Tensors {
     recipe.as_array().unwrap().iter().map(tensor).collect()
 }
 
+/// Adds the tensors by which the windows of a DAT of `golden/upscalers` are recognised. Other
+/// networks stay as they are.
+pub fn add_windows(name: &str, tensors: &mut Tensors) {
+    let cases = golden_json("upscalers", "cases.json");
+    let mut cases = cases["networks"].as_array().unwrap().iter();
+    let case = cases.find(|case| case["name"] == name).unwrap();
+    let Some(window) = case["window"].as_array() else {
+        return;
+    };
+    let [high, wide] = [0, 1].map(|side| window[side].as_i64().unwrap());
+    let places = (1 - high..high).flat_map(|y| (1 - wide..wide).flat_map(move |x| [y, x]));
+    let values: Vec<f32> = places.map(|place| place as f32).collect();
+    let attention = "layers.0.blocks.0.attn.attns.0";
+    let shape = vec![values.len() / 2, 2];
+    tensors.insert(format!("{attention}.rpe_biases"), Tensor { shape, values });
+    let length = (high * wide) as usize;
+    let index = Tensor {
+        shape: vec![length; 2],
+        values: vec![0.0; length * length],
+    };
+    tensors.insert(format!("{attention}.relative_position_index"), index);
+}
+
 /// Returns the folder of a family's golden files.
 pub fn family(shape: &str) -> PathBuf {
     golden("families").join(shape)

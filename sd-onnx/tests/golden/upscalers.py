@@ -15,6 +15,8 @@ from importlib.metadata import version
 import torch
 from spandrel import ModelLoader
 from spandrel.architectures.Compact import Compact
+from spandrel.architectures.DAT import DAT
+from spandrel.architectures.DAT.__arch import DAT as dat_modules
 from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.SwinIR import SwinIR
 from spandrel.architectures.SwinIR.__arch import SwinIR as swin
@@ -26,7 +28,7 @@ from make import HERE, relative, settle, tensor_of, write_cases, write_model
 OUT = HERE / "upscalers"
 FIRST_SEED = 12_000_000  # above all seeds of the other scripts
 LEAST = 5e-4  # the least effect of a mistake, relative L2
-ROUNDING = 2e-6  # the largest effect of rounding
+ROUNDING = 3e-6  # the largest effect of rounding
 
 
 def rrdb(**changes):
@@ -37,6 +39,12 @@ def swinir(**changes):
     shape = dict(img_size=16, embed_dim=12, depths=[2, 2], num_heads=[2, 3], window_size=8,
                  mlp_ratio=2.0, upscale=2)
     return SwinIR(**shape | changes)
+
+
+def dat(**changes):
+    shape = dict(img_size=16, embed_dim=192, split_size=[4, 8], depth=[3, 2], num_heads=[4, 2],
+                 expansion_factor=1.0, upscale=2)
+    return DAT(**shape | changes)
 
 
 # The networks by name, with the width and height of their picture. RRDBNet has the names of the
@@ -59,15 +67,29 @@ NETWORKS = {
     "swinir-real-x8": (lambda: swinir(upsampler="nearest+conv", upscale=8, depths=[2], num_heads=[2]), (9, 10)),
     "swinir-denoise": (lambda: swinir(upsampler="", upscale=1), (24, 17)),
     "swinir-jpeg": (lambda: swinir(upsampler="", upscale=1, img_size=14, window_size=7), (16, 9)),
+    # The sides are no multiples of the windows, which zeros fill.
+    "dat": (dat, (21, 12)),
+    "dat-light": (lambda: dat(img_size=64, upsampler="pixelshuffledirect", upscale=3, depth=[1, 1], resi_connection="3conv",
+                              qkv_bias=False, split_size=[8, 8]), (16, 13)),
 }
 
 
 def scale_and_offset(network, name, shape):
     """Returns the standard deviation and the mean of a tensor, so that each layer matters."""
+    if name.endswith("running_var"):
+        return 0.1, 1.0
+    if ".pos." in name and (len(shape) == 2 or name.endswith("bias")):
+        # The biases of positions are large, so that attention depends on them.
+        factor = 8.0 if "pos3" in name else 2.0
+        return (1.1, 0.0) if name.endswith("bias") else (float(f"{factor / math.sqrt(shape[1]):.4g}"), 0.0)
+    if name.endswith("temperature"):
+        return 0.2, 4.0
+    if network.startswith("dat") and len(shape) == 1 and name.endswith("weight"):
+        return 0.1, 1.0
     if "norm" in name:
         return (0.1, 1.0) if name.endswith("weight") else (0.1, 0.0)
     if name.endswith("bias"):
-        return (0.6 if "fc2" in name or ".proj." in name else 0.2), 0.0
+        return (0.6 if re.search("fc2|[.]proj[.]|interaction", name) else 0.2), 0.0
     if "bias_table" in name:
         return 1.0, 0.0
     if len(shape) == 1:  # the slopes of a PReLU
@@ -82,7 +104,7 @@ def scale_and_offset(network, name, shape):
 def recipes_of(name):
     seed, recipes = FIRST_SEED + 10_000 * list(NETWORKS).index(name), []
     for key, tensor in NETWORKS[name][0]().state_dict().items():
-        if key.endswith("relative_position_index") or key.endswith("attn_mask"):
+        if re.search("relative_position_index$|attn_mask|rpe_biases$|num_batches_tracked$", key):
             continue
         scale, offset = scale_and_offset(name, key, tensor.shape)
         recipes.append(dict(name=key, shape=list(tensor.shape), seed=seed, scale=scale, offset=offset))
@@ -160,10 +182,28 @@ def scaled(tensor, factor):
     return lambda: tensor.copy_(kept)
 
 
+def without_biases(module):
+    undo = [zeroed(tensor.data) for key, tensor in module.named_parameters() if key.endswith("bias")]
+    return lambda: [one() for one in undo]
+
+
 def exchanged(thing, key, value):
     kept = getattr(thing, key)
     setattr(thing, key, value)
     return lambda: setattr(thing, key, kept)
+
+
+def by_picture(norm):
+    """Normalizes with the mean and the variance of the picture, as in training."""
+    return lambda x: torch.nn.functional.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+
+def without_masks(attention):
+    def masks(height, width, dtype=None):
+        masks = type(attention).calculate_mask(attention, height, width, dtype)
+        return [torch.zeros_like(mask) for mask in masks]
+
+    return masks
 
 
 def unmasked(block):
@@ -177,6 +217,10 @@ def unmasked(block):
 def mistakes_of(name, model):
     """Returns mistakes: each makes a change and returns how to undo it."""
     for key, parameter in model.named_parameters():
+        if ".pos." in key and key.endswith("bias"):
+            # Alone, such a bias may add the same number to all scores of an attention, which does
+            # not change it. The last one always does.
+            continue
         yield f"without {key}", lambda p=parameter: zeroed(p.data)
     for key, module in model.named_modules():
         if isinstance(module, torch.nn.LeakyReLU):
@@ -193,8 +237,26 @@ def mistakes_of(name, model):
             turned = module.attn.relative_position_index.T.contiguous()
             yield f"turned positions of {key}", lambda m=module.attn, t=turned: exchanged(m, "relative_position_index", t)
             yield f"scale of {key}", lambda m=module.attn: exchanged(m, "scale", m.dim ** -0.5)
+        if isinstance(module, torch.nn.BatchNorm2d) and not key.endswith("channel_interaction.2"):
+            yield f"statistics of the picture in {key}", lambda m=module: exchanged(m, "forward", by_picture(m))
+        if isinstance(module, dat_modules.Adaptive_Spatial_Attention) and module.attn_mask_0 is not None:
+            yield f"shift of {key}", lambda m=module: exchanged(m, "shift_size", [0, 0])
+            if module.shift_size[0] != module.shift_size[1]:
+                yield f"turned shift of {key}", lambda m=module: exchanged(m, "shift_size", m.shift_size[::-1])
+            yield f"mask of {key}", lambda m=module: exchanged(m, "calculate_mask", without_masks(m))
+        if isinstance(module, dat_modules.DynamicPosBias):
+            yield f"without the biases of {key}", lambda m=module: without_biases(m)
+        if isinstance(module, dat_modules.Spatial_Attention):
+            turned = module.relative_position_index.T.contiguous()
+            yield f"turned positions of {key}", lambda m=module, t=turned: exchanged(m, "relative_position_index", t)
+            yield f"scale of {key}", lambda m=module: exchanged(m, "scale", m.scale / 2)
         if isinstance(module, torch.nn.GELU):
             yield f"other activation {key}", lambda m=module: exchanged(m, "forward", torch.sigmoid)
+    if isinstance(model, DAT):
+        yield "colors", lambda: exchanged(model, "mean", model.mean.flip(1))
+        if any(hasattr(module, "temperature") for module in model.modules()):
+            keep = lambda x, dim: x
+            yield "lengths of channels", lambda: exchanged(torch.nn.functional, "normalize", keep)
     if isinstance(model, SwinIR):
         yield "colors", lambda: exchanged(model, "mean", model.mean.flip(1))
         if model.window_size == 7:
@@ -241,6 +303,8 @@ def golden():
                 assert torch.equal(y, loaded(names)[0](x)), "another naming gives another result"
         tensors |= {f"{name}.picture": x, f"{name}.enlarged": y}
         cases["networks"].append(dict(name=name, scale=found.scale))
+        if isinstance(model, DAT):
+            cases["networks"][-1]["window"] = model.layers[0].blocks[0].attn.split_size
         check(name, model, x, y, state)
     write_model(OUT, {}, parts)
     write_cases(OUT, tensors, cases)

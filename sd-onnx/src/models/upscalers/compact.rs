@@ -35,7 +35,7 @@ pub(super) fn recognise(
         ));
     }
     let last = count(shapes, "body.")? - 1;
-    if last < 2 || last % 2 != 0 {
+    if last < 2 || !last.is_multiple_of(2) {
         return Err(format!(
             "the last layer is `body.{last}`, expected an even number of at least 2"
         ));

@@ -2,14 +2,16 @@
 //! configured by their shapes, as in spandrel 0.4.2.
 
 mod compact;
+mod dat;
 mod names;
 mod rrdb;
 mod swinir;
+mod tail;
 
 use std::collections::BTreeMap;
 
-use self::{compact::Compact, names::unsupported, rrdb::Rrdb, swinir::SwinIr};
-pub(crate) use self::{names::unwrapped, swinir::regions};
+use self::{compact::Compact, dat::Dat, names::unsupported, rrdb::Rrdb, swinir::SwinIr};
+pub(crate) use self::{names::unwrapped, tail::regions};
 use crate::{
     Error,
     graph::{Conv, Dialect, Dim, Graph, Model, Value},
@@ -19,7 +21,7 @@ use crate::{
 /// The name of the input: a picture `[1, 3·unshuffle², h, w]`.
 pub(crate) const PICTURE: &str = "picture";
 
-/// The name of the input with the regions of SwinIR's shifted windows, `[1, 1, h, w]`.
+/// The name of the input with the regions of shifted windows, `[1, windows, h, w]`.
 pub(crate) const REGIONS: &str = "regions";
 
 /// The name of the output, `[1, 3, h', w']`.
@@ -49,8 +51,9 @@ pub(crate) struct UpscalerConfig {
     /// The factor of the colors within the network, and the colors that are subtracted before.
     pub range: f32,
     pub mean: [f32; COLORS],
-    /// The side of the windows whose regions are the input [`REGIONS`], if the network has it.
-    pub window: Option<usize>,
+    /// The heights and widths of the windows whose regions are the input [`REGIONS`]. Empty if the
+    /// network does not have it. The sides of the regions are multiples of the largest one.
+    pub windows: Vec<[usize; 2]>,
     network: Network,
 }
 
@@ -59,6 +62,7 @@ enum Network {
     Rrdb(Rrdb),
     Compact(Compact),
     SwinIr(SwinIr),
+    Dat(Dat),
 }
 
 impl UpscalerConfig {
@@ -72,13 +76,16 @@ impl UpscalerConfig {
         if let Some(name) = unsupported(shapes) {
             return Err(format!(
                 "the network {name} is not supported, expected ESRGAN, Real-ESRGAN, \
-                 SRVGGNetCompact or SwinIR"
+                 SRVGGNetCompact, SwinIR or DAT"
             ));
         }
         if let Some(found) = rrdb::recognise(shapes)? {
             return Ok(Some(found));
         }
         if let Some(found) = swinir::recognise(shapes)? {
+            return Ok(Some(found));
+        }
+        if let Some(found) = dat::recognise(shapes)? {
             return Ok(Some(found));
         }
         compact::recognise(shapes)
@@ -92,8 +99,16 @@ impl UpscalerConfig {
             multiple: 1,
             range: 1.0,
             mean: [0.0; COLORS],
-            window: None,
+            windows: Vec::new(),
             network,
+        }
+    }
+
+    /// Returns a small tensor whose values the configuration assumes, and the values.
+    pub fn assumed(&self) -> Option<(String, Vec<f32>)> {
+        match &self.network {
+            Network::Dat(network) => Some(network.assumed()),
+            _ => None,
         }
     }
 
@@ -103,12 +118,17 @@ impl UpscalerConfig {
             Network::Rrdb(_) => "RRDBNet",
             Network::Compact(_) => "SRVGGNetCompact",
             Network::SwinIr(_) => "SwinIR",
+            Network::Dat(_) => "DAT",
         }
     }
 
     /// Returns whether the class knows a tensor that the graph does not use.
     pub fn is_left_out(&self, name: &str) -> bool {
-        matches!(self.network, Network::SwinIr(_)) && swinir::is_left_out(name)
+        match self.network {
+            Network::SwinIr(_) => swinir::is_left_out(name),
+            Network::Dat(_) => dat::is_left_out(name),
+            Network::Rrdb(_) | Network::Compact(_) => false,
+        }
     }
 
     /// Writes the graph.
@@ -123,11 +143,19 @@ impl UpscalerConfig {
             PICTURE,
             &image(COLORS * self.unshuffle * self.unshuffle, ["h", "w"]),
         );
+        let regions = |g: &mut Graph| {
+            let dims = image(self.windows.len(), ["region h", "region w"]);
+            g.input(REGIONS, &dims)
+        };
         let x = match &self.network {
             Network::Rrdb(network) => network.write(&mut g, x)?,
             Network::Compact(network) => network.write(&mut g, x)?,
             Network::SwinIr(network) => {
-                let regions = g.input(REGIONS, &image(1, ["h", "w"]));
+                let regions = regions(&mut g);
+                network.write(&mut g, x, regions)?
+            }
+            Network::Dat(network) => {
+                let regions = regions(&mut g);
                 network.write(&mut g, x, regions)?
             }
         };

@@ -48,7 +48,7 @@ fn without<'a>(shapes: &Shapes<'a>, prefix: &str) -> Shapes<'a> {
 
 /// Tensors by which other networks are recognised, as in spandrel. All tensors of a row must be
 /// there.
-const OTHERS: [(&str, &[&str]); 18] = [
+const OTHERS: [(&str, &[&str]); 17] = [
     (
         "MM-RealSR",
         &["body.0.rdb1.conv1.weight", "am_list.0.fc.0.weight"],
@@ -62,13 +62,6 @@ const OTHERS: [(&str, &[&str]); 18] = [
         &[
             "layers.0.residual_group.blocks.0.norm1.weight",
             "patch_embed.proj.weight",
-        ],
-    ),
-    (
-        "DAT",
-        &[
-            "before_RG.1.weight",
-            "layers.0.blocks.0.attn.channel_interaction.1.weight",
         ],
     ),
     ("RGT", &["before_RG.1.weight", "layers.0.blocks.0.gamma"]),

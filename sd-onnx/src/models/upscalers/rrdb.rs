@@ -102,7 +102,7 @@ struct OldLayers {
 impl OldLayers {
     fn of(shapes: &Shapes<'_>) -> Result<Self, String> {
         let last = count(shapes, "model.")? - 1;
-        if last < 4 || (last - 4) % 3 != 0 {
+        if last < 4 || !(last - 4).is_multiple_of(3) {
             return Err(format!(
                 "the last layer is `model.{last}`, expected a number of 4, 7, 10 and so on"
             ));
@@ -121,7 +121,7 @@ impl OldLayers {
                 1 => self.of_block(rest.strip_prefix("sub.")?)?,
                 layer if layer == self.last - 2 => format!("conv_hr.{rest}"),
                 layer if layer == self.last => format!("conv_last.{rest}"),
-                layer if layer % 3 == 0 => format!("conv_up{}.{rest}", layer / 3),
+                layer if layer.is_multiple_of(3) => format!("conv_up{}.{rest}", layer / 3),
                 _ => return None,
             })
         };
