@@ -261,8 +261,8 @@ impl PipelineBuilder {
 
     /// Adds an upscaler, a network that enlarges pictures. Requests call it by this name:
     /// [`Upscaler::Network`](crate::Upscaler::Network). The method can be called several times,
-    /// each time with another name. WebUI's name of such a network is the name of its file without the
-    /// extension.
+    /// each time with another name. WebUI's name of such a network is the name of its file without
+    /// the extension.
     ///
     /// Default: none. A request that calls one is then refused.
     ///

@@ -666,9 +666,9 @@ impl Builder {
     /// Default: none.
     ///
     /// # Errors
-    /// Loading the pipeline fails as [`load_upscaler`](Self::load_upscaler) does. It also fails with
-    /// [`Error::Pipeline`] if two files have the same name, or if a file has the name of an upscaler
-    /// that WebUI always has, such as `Lanczos`.
+    /// Loading the pipeline fails as [`load_upscaler`](Self::load_upscaler) does. It also fails
+    /// with [`Error::Pipeline`] if two files have the same name, or if a file has the name of an
+    /// upscaler that WebUI always has, such as `Lanczos`.
     ///
     /// ```no_run
     /// use sd_onnx::{Hires, Request, Upscaler};
