@@ -96,13 +96,19 @@ fn parts(text: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(':') {
         match parts.last_mut() {
-            Some(drive) if cfg!(windows) && drive.len() == 1 && part.starts_with(['\\', '/']) => {
+            Some(drive) if cfg!(windows) && is_drive(drive) && part.starts_with(['\\', '/']) => {
                 *drive = format!("{drive}:{part}");
             }
             _ => parts.push(part.to_owned()),
         }
     }
     parts
+}
+
+/// Whether a text ends in the letter of a drive, perhaps behind a preprocessor.
+fn is_drive(text: &str) -> bool {
+    let path = text.rsplit_once('@').map_or(text, |(_, path)| path);
+    path.len() == 1
 }
 
 /// Parses a part of the steps, such as `0-0.5`.
@@ -176,11 +182,6 @@ fn given(text: &str) -> Result<Given, String> {
 }
 
 impl ControlOptions {
-    /// Returns how many controls there are.
-    pub fn count(&self) -> usize {
-        self.control.len()
-    }
-
     /// Adds the control networks to a builder.
     pub fn load(&self, mut builder: Builder) -> Builder {
         let mut added: Vec<&Path> = Vec::new();
