@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sd_onnx::{
     Builder, Control, ControlMode, ControlPicture, Infotext, Preprocessor, Resize, control_name,
-    files,
 };
 
-use crate::{Failure, start::named};
+use crate::{
+    Failure,
+    start::{named, read, tell_clear},
+};
 
 /// The options that choose control networks and their pictures.
 #[derive(Debug, Clone, Args)]
@@ -175,9 +177,10 @@ fn given(text: &str) -> Result<Given, String> {
     if taken.any(|(set, given)| given.is_some() && set != given) {
         return Err(format!("a parameter of {name} is out of range"));
     }
-    match path.is_empty() {
-        true => Err("expected a path after the @".to_owned()),
-        false => Ok(file(path, Some(set))),
+    match path {
+        "" => Err("expected a path after the @".to_owned()),
+        "start" => Err("the word start stands for --image as it is, without a preprocessor".into()),
+        path => Ok(file(path, Some(set))),
     }
 }
 
@@ -218,8 +221,9 @@ impl ControlOptions {
         let (picture, preprocessor): (ControlPicture, _) = match &spec.picture {
             Given::Start => (ControlPicture::Start, None),
             Given::File { path, preprocessor } => {
-                let picture = files::read_picture(path).map_err(Failure::at(path))?;
-                (picture.rgb.into(), *preprocessor)
+                let (picture, clear) = read(path)?;
+                tell_clear(path, clear.as_ref());
+                (picture.into(), *preprocessor)
             }
         };
         let name = control_name(&spec.network);
@@ -304,6 +308,7 @@ mod tests {
             ("net:canny(0)@a.png", "out of range"),
             ("net:canny(x)@a.png", "\"x\" is no number"),
             ("net:canny@", "expected a path after the @"),
+            ("net:canny@start", "without a preprocessor"),
         ] {
             let error = spec(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -166,6 +166,24 @@ impl<'a> Unit<'a> {
     fn notes(&self, i: usize) -> Vec<String> {
         let mut notes = Vec::new();
         let key = format!("{} {i}", keys::CONTROL_NET);
+        let is_share = |value: &str| finite(value).is_some_and(|it| (0.0..=1.0).contains(&it));
+        let is_mode = |value: &str| MODES.iter().any(|(name, _)| *name == value);
+        let is_resize = |value: &str| RESIZES.iter().any(|(name, _)| *name == value);
+        let checks: [(&str, &dyn Fn(&str) -> bool); 5] = [
+            ("Weight", &|value| finite(value).is_some()),
+            ("Guidance Start", &is_share),
+            ("Guidance End", &is_share),
+            ("Control Mode", &is_mode),
+            ("Resize Mode", &is_resize),
+        ];
+        for (name, is_read) in checks {
+            if let Some(value) = self.get(name).filter(|value| !is_read(value)) {
+                let value = printable(value);
+                notes.push(format!(
+                    "`{key}`: `{name}: {value}` cannot be used, so the default is used"
+                ));
+            }
+        }
         let module = self.get("Module").unwrap_or("none");
         if self.preprocessor().is_none() {
             notes.push(format!(
@@ -242,10 +260,17 @@ impl Infotext {
 
     /// Returns the differences of a run that pictures steered.
     pub(super) fn control_notes(&self) -> Vec<String> {
-        if self.control_count() == 0 {
+        let is_recorded = !self.is_foreign() && self.get(keys::SD_CONTROLS).is_some();
+        if self.control_count() == 0 && !is_recorded {
             return Vec::new();
         }
         let mut notes = vec![CONTROL_NOTE.to_owned()];
+        if is_recorded && self.recorded_controls().is_none() {
+            let key = keys::SD_CONTROLS;
+            notes.push(format!(
+                "`{key}` cannot be read, so options of controls may be missing"
+            ));
+        }
         if self.recorded_controls().is_none() {
             notes.extend(self.units().flat_map(|(i, unit)| unit.notes(i)));
         }

@@ -131,7 +131,13 @@ impl Controls {
             controls.networks.push(opened);
             controls.unet = Some(unet.clone());
         }
-        Ok(controls)
+        match settings.image_encoder {
+            Some(path) if controls.pictures().next().is_none() => Err(Error::Checkpoint {
+                path: path.to_path_buf(),
+                problem: "this vision model was given for IP-Adapters, but there are none".into(),
+            }),
+            _ => Ok(controls),
+        }
     }
 
     fn opened(
