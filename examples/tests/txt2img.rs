@@ -1333,7 +1333,7 @@ fn like_a_picture_with_controls_is_the_same_picture() {
     let draw = |name: &str, more: &[&str]| {
         let always = ["--steps", "4", "--seed", "1", "--output", name];
         let (_, stderr) = TXT2IMG.succeed(path, &[&always, more].concat());
-        (picture(&path.join(name)), stderr)
+        (picture(path, name), stderr)
     };
     let (plain, _) = draw("plain.png", &["a cat"]);
     let (nothing, _) = draw("nothing.png", &["a cat", "--control", &edges(":0")]);
