@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sd_onnx::{
     Builder, Control, ControlMode, ControlPicture, Infotext, Preprocessor, Resize, control_name,
-    files,
 };
 
-use crate::{Failure, start::named};
+use crate::{
+    Failure,
+    start::{named, read, tell_clear},
+};
 
 /// The options that choose control networks and their pictures.
 #[derive(Debug, Clone, Args)]
@@ -96,13 +98,19 @@ fn parts(text: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(':') {
         match parts.last_mut() {
-            Some(drive) if cfg!(windows) && drive.len() == 1 && part.starts_with(['\\', '/']) => {
+            Some(drive) if cfg!(windows) && is_drive(drive) && part.starts_with(['\\', '/']) => {
                 *drive = format!("{drive}:{part}");
             }
             _ => parts.push(part.to_owned()),
         }
     }
     parts
+}
+
+/// Whether a text ends in the letter of a drive, perhaps behind a preprocessor.
+fn is_drive(text: &str) -> bool {
+    let path = text.rsplit_once('@').map_or(text, |(_, path)| path);
+    path.len() == 1
 }
 
 /// Parses a part of the steps, such as `0-0.5`.
@@ -169,18 +177,14 @@ fn given(text: &str) -> Result<Given, String> {
     if taken.any(|(set, given)| given.is_some() && set != given) {
         return Err(format!("a parameter of {name} is out of range"));
     }
-    match path.is_empty() {
-        true => Err("expected a path after the @".to_owned()),
-        false => Ok(file(path, Some(set))),
+    match path {
+        "" => Err("expected a path after the @".to_owned()),
+        "start" => Err("the word start stands for --image as it is, without a preprocessor".into()),
+        path => Ok(file(path, Some(set))),
     }
 }
 
 impl ControlOptions {
-    /// Returns how many controls there are.
-    pub fn count(&self) -> usize {
-        self.control.len()
-    }
-
     /// Adds the control networks to a builder.
     pub fn load(&self, mut builder: Builder) -> Builder {
         let mut added: Vec<&Path> = Vec::new();
@@ -217,8 +221,9 @@ impl ControlOptions {
         let (picture, preprocessor): (ControlPicture, _) = match &spec.picture {
             Given::Start => (ControlPicture::Start, None),
             Given::File { path, preprocessor } => {
-                let picture = files::read_picture(path).map_err(Failure::at(path))?;
-                (picture.rgb.into(), *preprocessor)
+                let (picture, clear) = read(path)?;
+                tell_clear(path, clear.as_ref());
+                (picture.into(), *preprocessor)
             }
         };
         let name = control_name(&spec.network);
@@ -303,6 +308,7 @@ mod tests {
             ("net:canny(0)@a.png", "out of range"),
             ("net:canny(x)@a.png", "\"x\" is no number"),
             ("net:canny@", "expected a path after the @"),
+            ("net:canny@start", "without a preprocessor"),
         ] {
             let error = spec(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

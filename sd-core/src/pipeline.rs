@@ -380,6 +380,7 @@ impl PipelineBuilder {
             return Err(BuildError::Parts(problem.into()));
         }
         check_prompts("denoiser", inputs, &self.prompts)?;
+        check_controls(inputs)?;
         if let Some(problem) = upscaler_problem(&self.upscalers) {
             return Err(BuildError::Parts(problem));
         }
@@ -404,6 +405,28 @@ impl PipelineBuilder {
         }
         Ok(size)
     }
+}
+
+/// Checks that the control networks have different names, and that their numbers make sense.
+fn check_controls(inputs: &Inputs) -> Result<(), BuildError> {
+    for (i, of) in inputs.controls.iter().enumerate() {
+        let name = printable(&of.name);
+        if inputs.controls[..i]
+            .iter()
+            .any(|other| other.name == of.name)
+        {
+            let problem = format!("two control networks of the denoiser are called `{name}`");
+            return Err(BuildError::Parts(problem));
+        }
+        if of.channels == 0 || of.multiple == 0 {
+            return Err(BuildError::Parts(format!(
+                "the control network `{name}` has {} channels and sides in multiples of {}, \
+                 expected at least 1 of each",
+                of.channels, of.multiple
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a refiner continues what a denoiser with these inputs begins.

@@ -49,9 +49,8 @@ pub struct Tiles {
     /// Width and height of a window in pixels, usually the size that the model was trained with.
     ///
     /// Both are positive multiples of the model's factor
-    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)), which is 8 in Stable Diffusion. With
-    /// a T2I-Adapter, they are multiples of what it [needs](crate::ControlInputs::multiple). A
-    /// window that is larger than the picture is cut to it.
+    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)), which is 8 in Stable Diffusion. A
+    /// window that is larger than the picture is cut to it. T2I-Adapters are refused.
     pub size: [u32; 2],
     /// The number of pixels by which neighboring windows overlap at least. It is smaller than both
     /// sides of a window, and a multiple of the model's factor. The windows are spread evenly over
@@ -200,8 +199,9 @@ fn starts(side: usize, whole: usize, overlap: usize, unit: usize) -> Vec<usize> 
 /// Whether the arrays that such a control network reads belong to places of the picture.
 fn has_places(kind: ControlKind) -> bool {
     match kind {
-        ControlKind::ControlNet | ControlKind::Adapter => true,
-        ControlKind::ImagePrompt => false,
+        ControlKind::ControlNet => true,
+        // T2I-Adapters are refused, because their features are those of the whole picture.
+        ControlKind::Adapter | ControlKind::ImagePrompt => false,
     }
 }
 
@@ -363,9 +363,7 @@ impl Windows {
     /// Returns the parts of the control networks' arrays that lie in the window, for each control.
     /// `None` if the arrays do not belong to places of the picture.
     ///
-    /// Arrays of four dimensions, `[1, channels, h, w]`, cover the whole picture in any resolution:
-    /// the pixels of a ControlNet, or the features of a T2I-Adapter. The plan has checked that
-    /// windows are multiples of what their network needs.
+    /// Arrays of four dimensions, `[1, channels, h, w]`, cover the whole picture in any resolution.
     fn cut_hints(
         &self,
         inputs: &Inputs,

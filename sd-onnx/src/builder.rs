@@ -985,6 +985,7 @@ impl Builder {
             // Control networks act on the model only.
             let settings = ControlSettings {
                 paths: &[],
+                image_encoder: None,
                 ..self.control_settings()
             };
             let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;
