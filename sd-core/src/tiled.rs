@@ -20,17 +20,17 @@ pub const MAX_TILES: usize = 4096;
 /// size that the model knows. The denoiser makes a prediction for each window alone. Overlapping
 /// predictions are averaged, so that the parts fit together without a seam. Every window sees the
 /// whole prompt: "a fox" draws a fox in each of them, unless the run starts from a
-/// [picture](crate::Start) or is a [second pass](crate::Hires). Landscapes and patterns need
-/// neither.
+/// [picture](crate::Start) or is a [second pass](crate::Hires). For landscapes and patterns this
+/// does not matter.
 ///
 /// The method is MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113), diffusers'
 /// `StableDiffusionPanoramaPipeline` and the "Tiled Diffusion" of WebUI's extension
 /// `multidiffusion-upscaler`. With [`TileWeights::Gaussian`], it is Mixture of Diffusers (Jiménez
 /// 2023, arXiv 2302.02412).
 ///
-/// A step takes as many calls as there are windows. Up to
+/// The work of a step grows with the number of windows. Up to
 /// [`max_batch`](crate::PipelineBuilder::max_batch) windows of all pictures of a batch share a
-/// call. A picture that fits into one window is drawn as without windows, bit for bit. Only the
+/// call. With a ControlNet or a T2I-Adapter, each window is a call. A picture that fits into one window is drawn as without windows, bit for bit. Only the
 /// denoiser works in windows: the autoencoder decodes the whole picture at once.
 ///
 /// ```
