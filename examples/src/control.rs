@@ -15,22 +15,26 @@ use crate::{
 /// The options that choose control networks and their pictures.
 #[derive(Debug, Clone, Args)]
 pub struct ControlOptions {
-    /// ControlNet, T2I-Adapter or IP-Adapter (a file, or a folder of diffusers), its picture, and
-    /// the weight and the part of the steps in which it acts, such as
-    /// canny.safetensors:edges.png:0.8:0-0.5; may be repeated. The picture can be made on the way
-    /// from any picture: canny@photo.png, canny(50,150)@photo.png, also with threshold,
-    /// blur_gaussian, tile_resample, invert, recolor_luminance and recolor_intensity. The word
-    /// start stands for --image, with a hole where --mask is white [default weight: 1]
+    /// Control network, its picture, weight and share of the steps, such as
+    /// canny.safetensors:edges.png:0.8:0-0.5. The network is a ControlNet, T2I-Adapter or
+    /// IP-Adapter: a file or a diffusers folder. May be repeated. canny@photo.png makes the control
+    /// picture from a photo. Numbers need quotation marks in a shell: "canny(50,150)@photo.png".
+    /// Other names are threshold, blur_gaussian, tile_resample, invert, recolor_luminance and
+    /// recolor_intensity. The word start stands for --image, with a hole where --mask is white
+    /// [default weight: 1, default steps: 0-1]
     #[arg(long, value_name = "PATH:PICTURE[:WEIGHT[:FROM-TO]]", value_parser = spec)]
     pub control: Vec<ControlSpec>,
-    /// What wins where a control picture and the prompt disagree: balanced, prompt, control or
-    /// guess (a control picture without a prompt) [default: balanced]
+    /// What wins where a control picture and the prompt disagree, for all controls: balanced,
+    /// prompt, control, or for ControlNets only guess (a control picture without a prompt)
+    /// [default: balanced]
     #[arg(long, value_name = "MODE", requires = "control", value_parser = named::<ControlMode>)]
     pub control_mode: Option<ControlMode>,
-    /// How control pictures are fitted to another size: stretch, crop or fill [default: stretch]
+    /// How all control pictures are fitted to another size: stretch, crop or fill [default:
+    /// stretch]
     #[arg(long, value_name = "HOW", requires = "control", value_parser = named::<Resize>)]
     pub control_resize: Option<Resize>,
-    /// CLIP vision model of IP-Adapters [default: the folder image_encoder beside the adapter]
+    /// CLIP vision model of IP-Adapters [default: the folder image_encoder that fits, beside the
+    /// adapter, in the folder above, or there in models or sdxl_models]
     #[arg(long, value_name = "PATH", requires = "control")]
     pub image_encoder: Option<PathBuf>,
 }

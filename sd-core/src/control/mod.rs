@@ -25,8 +25,8 @@ pub const MAX_CONTROLS: usize = 16;
 /// picture were a part of the prompt. The pipeline lists its networks as
 /// [`controls`](crate::Inputs::controls) of the denoiser's inputs.
 ///
-/// A request has at most [`MAX_CONTROLS`] controls. It may use a ControlNet or a T2I-Adapter several
-/// times, but each IP-Adapter only once. Controls act on both passes of a request with a
+/// A request has at most [`MAX_CONTROLS`] controls. It may use a ControlNet or a T2I-Adapter
+/// several times, but each IP-Adapter only once. Controls act on both passes of a request with a
 /// [second pass](crate::Hires), and not on a refiner.
 ///
 /// ```
