@@ -30,8 +30,9 @@ pub const MAX_TILES: usize = 4096;
 ///
 /// The work of a step grows with the number of windows. Up to
 /// [`max_batch`](crate::PipelineBuilder::max_batch) windows of all pictures of a batch share a
-/// call. With a ControlNet or a T2I-Adapter, each window is a call. A picture that fits into one window is drawn as without windows, bit for bit. Only the
-/// denoiser works in windows: the autoencoder decodes the whole picture at once.
+/// call. With a ControlNet, each window is a call. A picture that fits into one window is drawn as
+/// without windows, bit for bit. Only the denoiser works in windows: the autoencoder decodes the
+/// whole picture at once.
 ///
 /// ```
 /// use sd_core::{Request, Tiles, TileWeights};

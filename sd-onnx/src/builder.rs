@@ -403,7 +403,7 @@ impl Builder {
     /// refiner switch, prompt length and number of prompts joined by `AND`, and if either all of
     /// them or none of them use the negative prompt. [Controls](crate::Request::controls) and
     /// [windows](crate::Request::tiles) must be equal, too. The windows of a large picture share
-    /// calls up to this number, unless a ControlNet or a T2I-Adapter acts. The adaptive sampler always runs alone. Except
+    /// calls up to this number, unless a ControlNet acts. The adaptive sampler always runs alone. Except
     /// for rounding, a picture is the same in a batch as alone. Loading fails if the value is
     /// outside the range.
     ///

@@ -48,8 +48,10 @@ pub struct Control {
     pub network: String,
     /// The picture.
     ///
-    /// With [`Mask::only_masked`](crate::Mask::only_masked), it must show only the region that is
-    /// drawn, because only [`ControlPicture::Start`] is cut together with the start.
+    /// With [`Mask::only_masked`](crate::Mask::only_masked), it covers the whole start: it is fitted
+    /// to the size of the start, and the drawn region is cut out of both.
+    /// [`ControlPicture::Values`] are not cut and must show only the region that is drawn. An
+    /// IP-Adapter sees the whole picture.
     pub picture: ControlPicture,
     /// How strongly the picture acts, a finite number. 0.5 to 1.5 is useful. At 0 the network is
     /// not called, and the result is the same as without the control.

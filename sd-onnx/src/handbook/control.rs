@@ -96,14 +96,16 @@
 //! - **T2I-Adapters** for SDXL need sides in multiples of 16 pixels
 //!   ([`ControlInputs::multiple`](crate::ControlInputs::multiple)), all other networks in multiples
 //!   of 8.
-//! - **[`ControlPicture::Values`](crate::ControlPicture::Values)** are not resized. A request with a
-//!   second pass refuses them, because its passes differ in size.
-//! - **With [windows](super::pictures#large-pictures-in-windows)**, the control picture covers the
-//!   whole picture. Each window sees its part of it, and no longer shares a call with other windows.
-//!   An IP-Adapter shows its whole picture to every window.
-//! - **With [`Mask::only_masked`](crate::Mask::only_masked)**, a control picture must show only the
-//!   region that is drawn. It is fitted to the size of that region. Only
-//!   [`ControlPicture::Start`](crate::ControlPicture::Start) is cut together with the start.
+//! - **[`ControlPicture::Values`](crate::ControlPicture::Values)** are not resized. A request with
+//!   a second pass refuses them, because its passes differ in size.
+//! - **With [windows](super::pictures#large-pictures-in-windows)**, the control picture of a
+//!   ControlNet covers the whole picture. Each window sees its part of it, and does not share a call
+//!   with other windows. An IP-Adapter shows its whole picture to every window. T2I-Adapters are
+//!   refused.
+//! - **With [`Mask::only_masked`](crate::Mask::only_masked)**, the control picture covers the whole
+//!   start. It is fitted to the size of the start, and the region that is drawn is cut out of both.
+//!   `ControlPicture::Values` are not cut and must show only that region. An IP-Adapter sees its
+//!   whole picture.
 //!
 //! # Inpainting
 //! A ControlNet for inpainting reads the picture that the run starts from, with a hole where the
@@ -137,8 +139,8 @@
 //! `Prompt`.
 //!
 //! # IP-Adapters
-//! An IP-Adapter shows a picture to the model as if it were a part of the prompt. The picture is cut
-//! to a square. Use a weight of 0.5 to 0.8 if the prompt should still matter.
+//! An IP-Adapter shows a picture to the model as if it were a part of the prompt. The picture is
+//! cut to a square. Use a weight of 0.5 to 0.8 if the prompt should still matter.
 //!
 //! ```no_run
 //! use sd_onnx::{Control, Request, files};
