@@ -154,7 +154,8 @@ impl PipelineBuilder {
     /// - the step at which a refiner takes over;
     /// - the number of branches and of tokens of their prompts;
     /// - the noise level at which a start begins, and the rule of its mask;
-    /// - the [controls](crate::Request::controls) and the [windows](crate::Request::tiles);
+    /// - the [controls](crate::Request::controls), with the start if they see it, and the
+    ///   [windows](crate::Request::tiles);
     /// - for a second pass, all of the above again, and the upscaler.
     ///
     /// A picture from a batch differs from the same picture drawn alone only by rounding in the

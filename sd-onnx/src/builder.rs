@@ -652,6 +652,10 @@ impl Builder {
     /// IP-Adapter's file, in the folder above, and there in `models` and `sdxl_models`. The first
     /// one whose width fits the IP-Adapter is used.
     ///
+    /// # Errors
+    /// [`load`](Self::load) returns [`Error::Checkpoint`] if the vision model has another width than
+    /// an IP-Adapter needs, or if there is no IP-Adapter.
+    ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder()
     ///     .control("ip-adapter-plus_sd15.safetensors")

@@ -99,9 +99,9 @@
 //! - **[`ControlPicture::Values`](crate::ControlPicture::Values)** are not resized. A request with
 //!   a second pass refuses them, because its passes differ in size.
 //! - **With [windows](super::pictures#large-pictures-in-windows)**, the control picture of a
-//!   ControlNet covers the whole picture. Each window sees its part of it, and does not share a call
-//!   with other windows. An IP-Adapter shows its whole picture to every window. T2I-Adapters are
-//!   refused.
+//!   ControlNet covers the whole picture. Each window sees its part of it, and does not share a
+//!   call with other windows. An IP-Adapter shows its whole picture to every window. T2I-Adapters
+//!   are refused.
 //! - **With [`Mask::only_masked`](crate::Mask::only_masked)**, the control picture covers the whole
 //!   start. It is fitted to the size of the start, and the region that is drawn is cut out of both.
 //!   `ControlPicture::Values` are not cut and must show only that region. An IP-Adapter sees its
@@ -168,8 +168,8 @@
 //!
 //! # Memory and time
 //! - The weights of the UNet are in memory once, with or without control networks.
-//! - On a CPU, a ControlNet needs as much memory as its weights have in f32, about 1.4 GB for Stable
-//!   Diffusion 1.x. This is twice the size of a file in f16.
+//! - On a CPU, a ControlNet needs as much memory as its weights have in f32, about 1.4 GB for
+//!   Stable Diffusion 1.x. This is twice the size of a file in f16.
 //! - With [`Builder::low_memory`](crate::Builder::low_memory), the UNet and its ControlNets stay
 //!   loaded together, because every step needs them.
 //! - If a request uses no control, its pictures are the same, bit for bit, as those of a pipeline
