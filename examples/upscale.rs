@@ -1,9 +1,10 @@
 //! Enlarges a picture with a network or a filter, or redraws it larger with Stable Diffusion.
 //!
 //! ```sh
-//! cargo run --release --example upscale -- fox.png --upscaler RealESRGAN_x4plus.pth
-//! cargo run --release --example upscale -- fox.png --upscaler Lanczos --scale 2 \
-//!     --prompt "a fox, fine fur" --strength 0.3
+//! cargo run --release --example upscale -- examples/pictures/fox.png \
+//!     --upscaler RealESRGAN_x4plus.pth
+//! cargo run --release --example upscale -- examples/pictures/fox.png \
+//!     --upscaler Lanczos --scale 2 --prompt "a fox, fine fur" --strength 0.3
 //! ```
 
 use std::{
@@ -43,15 +44,15 @@ struct Arguments {
     upscaler: PathBuf,
     /// Factor of both sides, which are rounded down to multiples of 8 [default: the network's own
     /// factor, 2 with Lanczos and Nearest]
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = factor)]
     scale: Option<f64>,
     /// Side of the tiles in which the picture goes through the network, in pixels; 0 for the whole
-    /// picture at once, which needs more memory
-    #[arg(long, value_name = "PIXELS", default_value_t = Tiling::default().tile)]
-    tile: u32,
-    /// Pixels by which these tiles overlap; with a few, seams may show
-    #[arg(long, value_name = "PIXELS", default_value_t = Tiling::default().overlap)]
-    overlap: u32,
+    /// picture at once, which needs more memory [default: 192]
+    #[arg(long, value_name = "PIXELS")]
+    tile: Option<u32>,
+    /// Pixels by which these tiles overlap; a small overlap may show seams [default: 8]
+    #[arg(long, value_name = "PIXELS")]
+    overlap: Option<u32>,
     /// Redraw the enlarged picture in tiles, with this prompt
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -64,7 +65,8 @@ struct Arguments {
     #[command(flatten)]
     options: Options,
     /// File to write, replacing a file of that name. The extension chooses the format: .png, .jpg
-    /// (quality 95) or .webp (lossless) [default: a new PNG in this folder, named after the picture]
+    /// (quality 95) or .webp (lossless) [default: a new PNG in this folder, named after the
+    /// picture]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -74,10 +76,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    if arguments.prompt.is_none() && arguments.options.model.is_some() {
-        let reason = "--model needs --prompt, which redraws the enlarged picture";
-        return Err(Failure::Arguments(reason.to_owned()));
-    }
+    arguments.check()?;
     if let Some(path) = &arguments.output {
         check_output("output", path, PICTURES)?;
     }
@@ -104,7 +103,36 @@ enum By {
     Network(String),
 }
 
+/// Parses the factor of both sides.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor = text.parse().ok();
+    let factor = factor.filter(|&factor: &f64| factor > 0.0 && factor.is_finite());
+    factor.ok_or_else(|| "expected a positive number".to_owned())
+}
+
 impl Arguments {
+    /// Checks that each option has an effect.
+    fn check(&self) -> Result<(), Failure> {
+        if self.prompt.is_none()
+            && let Some(option) = self.options.of_drawing()
+        {
+            return Err(Failure::Arguments(format!(
+                "{option} needs --prompt, which redraws the enlarged picture"
+            )));
+        }
+        let tiling = [
+            (self.tile.is_some(), "--tile"),
+            (self.overlap.is_some(), "--overlap"),
+        ];
+        let given = tiling.into_iter().find(|(given, _)| *given);
+        match (self.by(), given) {
+            (By::Filter(_), Some((_, option))) => Err(Failure::Arguments(format!(
+                "{option} needs an --upscaler that is a network"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Returns what enlarges the picture: a filter if the option is its name, and else a file.
     fn by(&self) -> By {
         let name = self.upscaler.to_str();
@@ -115,9 +143,10 @@ impl Arguments {
     }
 
     fn tiling(&self) -> Tiling {
+        let usual = Tiling::default();
         Tiling {
-            tile: self.tile,
-            overlap: self.overlap,
+            tile: self.tile.unwrap_or(usual.tile),
+            overlap: self.overlap.unwrap_or(usual.overlap),
         }
     }
 
@@ -253,7 +282,7 @@ impl Arguments {
         Ok((found.image, infotext))
     }
 
-    /// Returns how the picture was made, as far as its file says so.
+    /// Returns how the picture was made, if its file says so.
     fn own_infotext(&self) -> Infotext {
         let path = printable(self.picture.display());
         match Infotext::read(&self.picture) {

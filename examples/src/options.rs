@@ -497,6 +497,40 @@ fn threads(asked: Option<u16>) -> u16 {
 }
 
 impl Options {
+    /// Returns the first option that is given although only drawing uses it, for a program that
+    /// does not draw.
+    pub fn of_drawing(&self) -> Option<&'static str> {
+        let given = [
+            (self.model.is_some(), "--model"),
+            (self.variant.is_some(), "--variant"),
+            (!self.embeddings.is_empty(), "--embeddings"),
+            (!self.lora.is_empty(), "--lora"),
+            (!self.loras.is_empty(), "--loras"),
+            (!self.control.control.is_empty(), "--control"),
+            (self.seamless.is_some(), "--seamless"),
+            (self.negative.is_some(), "--negative"),
+            (self.prompt_2.is_some(), "--prompt-2"),
+            (self.negative_2.is_some(), "--negative-2"),
+            (self.encode_empty, "--encode-empty"),
+            (self.width.is_some(), "--width"),
+            (self.height.is_some(), "--height"),
+            (self.tiles.is_some(), "--tiles"),
+            (self.steps.is_some(), "--steps"),
+            (self.guidance.is_some(), "--guidance"),
+            (self.seed.is_some(), "--seed"),
+            (self.scheduler.is_some(), "--scheduler"),
+            (self.ladder.is_some(), "--ladder"),
+            (self.clip_skip.is_some(), "--clip-skip"),
+            (self.original_size.is_some(), "--original-size"),
+            (self.crop.is_some(), "--crop"),
+            (self.target_size.is_some(), "--target-size"),
+            (self.aesthetic_score.is_some(), "--aesthetic-score"),
+            (self.refiner.is_some(), "--refiner"),
+        ];
+        let (_, option) = given.into_iter().find(|(given, _)| *given)?;
+        Some(option)
+    }
+
     /// Returns `base` with the fields that these options set.
     ///
     /// If neither has a seed, a random one below 2^32 is chosen. The size is set later, by
@@ -653,7 +687,8 @@ impl Options {
 /// What a problem expects if a prompt calls a LoRA and the pipeline has no library of LoRAs.
 const LIBRARY: &str = "a pipeline with LoRAs (`Builder::loras`, `PipelineBuilder::lora_library`)";
 
-/// What a problem expects if a request calls an upscaler and the pipeline has none.
+/// What a problem expects if a request calls an upscaler and the pipeline has none. A test in
+/// `sd-core/tests/upscale.rs` has the same text.
 const UPSCALERS: &str =
     "a pipeline with upscalers (`Builder::upscaler`, `PipelineBuilder::upscaler`)";
 

@@ -88,7 +88,7 @@ pub struct HiresOptions {
     /// 2, or a size; `none` undoes the second pass in the file of --like
     #[arg(long, value_name = "SCALE|WxH|none", value_parser = or_none(hires))]
     pub hires: Option<OrNone<HiresSize>>,
-    /// How much the second pass redraws, 0 to 1 [default: 0.7]
+    /// How much the second pass redraws, above 0 and up to 1 [default: 0.7]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub hires_strength: Option<f32>,
     /// Steps of the second pass [default: as many as in the first pass]

@@ -257,11 +257,34 @@ fn wrong_arguments_are_reported() {
     let with = |options: &[&'static str]| [&PLAIN[..], options].concat();
     for (arguments, code, part) in [
         (vec!["small.png"], 2, "--upscaler <FILE|NAME>"),
-        (with(&["--scale", "nan"]), 2, "factor is NaN"),
-        (with(&["--scale", "0"]), 2, "factor is 0"),
+        (with(&["--scale", "nan"]), 2, "expected a positive number"),
+        (with(&["--scale", "0"]), 2, "expected a positive number"),
+        (with(&["--scale", "0.01"]), 2, "factor is 0.01"),
         (with(&["--scale", "1e6"]), 2, "factor is 1000000"),
         (with(&["--strength", "0.3"]), 2, "--prompt <TEXT>"),
         (with(&["--model", "m"]), 2, "--model needs --prompt"),
+        (with(&["--width", "64"]), 2, "--width needs --prompt"),
+        (with(&["--height", "64"]), 2, "--height needs --prompt"),
+        (with(&["--steps", "4"]), 2, "--steps needs --prompt"),
+        (with(&["--negative", "dog"]), 2, "--negative needs --prompt"),
+        (with(&["--seed", "4"]), 2, "--seed needs --prompt"),
+        (with(&["--lora", "a.pt"]), 2, "--lora needs --prompt"),
+        (with(&["--loras", "folder"]), 2, "--loras needs --prompt"),
+        (
+            with(&["--control", "a.pt:b.png"]),
+            2,
+            "--control needs --prompt",
+        ),
+        (
+            vec!["small.png", "--upscaler", "Lanczos", "--tile", "64"],
+            2,
+            "--tile needs an --upscaler that is a network",
+        ),
+        (
+            vec!["small.png", "--upscaler", "Nearest", "--overlap", "8"],
+            2,
+            "--overlap needs an --upscaler that is a network",
+        ),
         (
             with(&["--prompt", "a fox", "--strength", "2"]),
             2,

@@ -309,8 +309,8 @@ pub trait LatentCodec: Send + Sync {
 ///
 /// [`Enlarger`](crate::upscale::Enlarger) enlarges pictures of any size by any factor with it.
 pub trait PictureUpscaler: Send + Sync {
-    /// Returns the factor by which both sides grow, at least 1. A network with the factor 1 restores
-    /// pictures without enlarging them.
+    /// Returns the factor by which both sides grow, at least 1. A network with the factor 1
+    /// restores pictures without enlarging them.
     fn scale(&self) -> usize;
 
     /// Enlarges a picture `[1, 3, h, w]`, red, green and blue, `0.0..=1.0`, to

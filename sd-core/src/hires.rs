@@ -105,7 +105,7 @@ pub enum HiresSize {
     Scale(f32),
     /// Width and height in pixels, at least the size of the first pass, and multiples of 8 and of
     /// the model's factor. If the shape differs, the picture is enlarged to cover the size, and
-    /// what hangs over is cut off on both sides. Before it is cut, the picture must have no more
+    /// the excess is cut off on both sides. Before it is cut, the picture must have no more
     /// than the pipeline's [pixels](crate::PipelineBuilder::max_pixels). WebUI calls it "Resize
     /// width to" and "Resize height to".
     Pixels([u32; 2]),
@@ -128,6 +128,10 @@ pub enum Upscaler {
     /// like WebUI's upscalers ESRGAN, SwinIR and others.
     /// [`PipelineBuilder::upscaler`](crate::PipelineBuilder::upscaler) adds networks, and
     /// [`Enlarger`](crate::upscale::Enlarger) describes how they run.
+    ///
+    /// The network does not run if the size of the second pass is the size of the first one, such
+    /// as with a scale that rounds to it. No event comes while the network runs. A stop token ends
+    /// its work too.
     Network(String),
 }
 
@@ -174,8 +178,8 @@ impl Upscaler {
         NAMES.iter().map(|(name, _)| *name)
     }
 
-    /// Returns the upscaler's name in WebUI, which is a network's own name. `None` if WebUI does not
-    /// have it.
+    /// Returns the upscaler's name in WebUI, which is a network's own name. `None` if WebUI does
+    /// not have it.
     pub fn webui(&self) -> Option<&str> {
         if let Self::Network(name) = self {
             return Some(name);

@@ -57,7 +57,7 @@ pub(crate) struct NamedUpscaler {
 }
 
 /// Returns what is wrong with the names and scales of upscalers.
-pub(crate) fn upscaler_problem(upscalers: &[NamedUpscaler]) -> Option<String> {
+pub(crate) fn names_problem(upscalers: &[NamedUpscaler]) -> Option<String> {
     upscalers.iter().enumerate().find_map(|(i, upscaler)| {
         let name = printable(&upscaler.name);
         let is_taken = upscalers[..i].iter().any(|it| it.name == upscaler.name);
@@ -81,7 +81,7 @@ impl Parts {
         found.map(|it| &it.network)
     }
 
-    /// Returns the network that enlarges pictures with this name.
+    /// Returns the network that a request calls by this name.
     ///
     /// # Errors
     /// Returns a problem of the value `field` with the nearest names if there is none.

@@ -16,7 +16,7 @@ use crate::{
     infotext::{self, keys},
     lora::{self, Callable, Lora, LoraWeight},
     model_id::ModelId,
-    parts::{NamedUpscaler, Parts, Refiner, upscaler_problem},
+    parts::{NamedUpscaler, Parts, Refiner, names_problem},
     picture::{from_rgb, to_rgb},
     pixels::Filter,
     plan::{checked_clip_skip, checked_size, embedding_problem, groups, plan, size_values},
@@ -261,9 +261,9 @@ impl PipelineBuilder {
         self
     }
 
-    /// Adds a network that enlarges pictures, which requests call by this name:
-    /// [`Upscaler::Network`](crate::Upscaler::Network). The method can be called several times, each
-    /// time with another name. WebUI's name of such a network is the name of its file without the
+    /// Adds an upscaler, a network that enlarges pictures. Requests call it by this name:
+    /// [`Upscaler::Network`](crate::Upscaler::Network). The method can be called several times,
+    /// each time with another name. WebUI's name of such a network is the name of its file without the
     /// extension.
     ///
     /// Default: none. A request that calls one is then refused.
@@ -383,7 +383,7 @@ impl PipelineBuilder {
         }
         check_prompts("denoiser", inputs, &self.prompts)?;
         check_controls(inputs)?;
-        if let Some(problem) = upscaler_problem(&self.upscalers) {
+        if let Some(problem) = names_problem(&self.upscalers) {
             return Err(BuildError::Parts(problem));
         }
         match &self.refiner {

@@ -421,6 +421,22 @@ fn an_infotext_says_that_the_picture_was_enlarged() {
     );
 }
 
+/// A second enlargement replaces the entries of the first one.
+#[test]
+fn factors_of_enlargements_are_multiplied() {
+    let mut infotext = Infotext::parse("a fox\nSteps: 4, Seed: 7, Version: sd-onnx 1").unwrap();
+    infotext.enlarged(1.5, "Lanczos");
+    infotext.enlarged(4.0, "4x-sharp");
+    let expected = "a fox\nSteps: 4, Seed: 7, Postprocess upscale by: 6, Postprocess upscaler: \
+                    4x-sharp, Version: sd-onnx 1";
+    assert_eq!(infotext.to_string(), expected);
+    // A factor that is no number is replaced.
+    let text = "a fox\nSteps: 4, Seed: 7, Postprocess upscale by: much";
+    let mut infotext = Infotext::parse(text).unwrap();
+    infotext.enlarged(2.0, "Lanczos");
+    assert_eq!(infotext.get("Postprocess upscale by"), Some("2"));
+}
+
 /// A picture without an infotext gets one without a prompt.
 #[test]
 fn a_line_about_an_enlarged_picture_is_read() {
@@ -495,6 +511,20 @@ fn a_picture_is_redrawn_in_tiles() {
         let notes = infotext.request().differences;
         assert!(notes.contains(&"the picture was enlarged and redrawn in tiles".to_owned()));
     }
+}
+
+/// A tile is no larger than the picture, so nothing fades in from black.
+#[test]
+fn a_picture_smaller_than_a_tile_is_one_tile() {
+    let pipeline = pipeline(&Fakes::new());
+    let start = || Start::picture(small()).strength(0.5);
+    let request = base().start(start()).size(64, 64);
+    // The overlap counts as one less than the smaller side of the picture, which is 40.
+    let redraw = TiledRedraw::new(2.0).overlap(63);
+    let found = redrawn_in_tiles(&pipeline, &request, &redraw).unwrap();
+    let alone = base().start(start()).size(48, 40);
+    let alone = pipeline.generate(&alone).unwrap().pictures.remove(0);
+    assert!(found[0] == alone.image);
 }
 
 #[test]
@@ -597,6 +627,19 @@ fn what_cannot_be_redrawn_in_tiles_is_refused() {
             request.clone().size(8, 8).count(800),
             &with(|it| it.overlap = 1),
             "expected at most 10000 tiles",
+        ),
+        (
+            request.clone().size(256, 256),
+            &with(|it| it.factor = 400.0),
+            "pixels in all tiles",
+        ),
+        (
+            request.clone(),
+            &with(|it| {
+                it.factor = 1e6;
+                it.upscaler = Some(Upscaler::Network("2x soft".to_owned()));
+            }),
+            "factor is 1000000",
         ),
     ] {
         let error = refused(request, redraw);

@@ -668,18 +668,24 @@ impl Builder {
         self
     }
 
-    /// Adds a network that enlarges pictures, a `.safetensors` or `.pth` file. The method can be
-    /// called several times.
+    /// Adds an upscaler, a network that enlarges pictures: a `.safetensors` or `.pth` file. The
+    /// method can be called several times.
     ///
     /// Its name is the name of the file without the extension, as in WebUI. Requests call it by
-    /// [`Upscaler::Network`](crate::Upscaler::Network). ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+,
-    /// SRVGGNetCompact, SwinIR and DAT are supported, in the names of all their versions. The network is
-    /// recognised by the names and shapes of its tensors, and loaded when it is first used.
+    /// [`Upscaler::Network`](crate::Upscaler::Network). WebUI's built-in entries have other names
+    /// than their files, such as `R-ESRGAN 4x+` for `RealESRGAN_x4plus.pth`, so an infotext with
+    /// such a name does not find the file.
     ///
-    /// Loading fails with [`Error::Checkpoint`] if the file has another network, and with
-    /// [`Error::Pipeline`] if two files have the same name.
+    /// ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+, SRVGGNetCompact, SwinIR and DAT are supported, with
+    /// the tensor names of all their versions. The network is recognised by the names and shapes of
+    /// its tensors, and loaded when it is first used.
     ///
     /// Default: none.
+    ///
+    /// # Errors
+    /// Loading the pipeline fails as [`load_upscaler`](Self::load_upscaler) does. It also fails with
+    /// [`Error::Pipeline`] if two files have the same name, or if a file has the name of an upscaler
+    /// that WebUI always has, such as `Lanczos`.
     ///
     /// ```no_run
     /// use sd_onnx::{Hires, Request, Upscaler};
@@ -1182,7 +1188,8 @@ impl Builder {
     /// - [`Error::Checkpoint`] if it has no network that enlarges pictures, or one that is not
     ///   supported.
     /// - [`Error::MissingTensor`], [`Error::TensorShape`], [`Error::TensorType`] or
-    ///   [`Error::UnusedTensors`] if its tensors are not those of the network.
+    ///   [`Error::UnusedTensors`] if its tensors are not those of the network. A missing tensor of
+    ///   ESRGAN or BSRGAN has its name in Real-ESRGAN.
     /// - [`Error::Runtime`] if there is no usable ONNX Runtime, or the device or the precision is
     ///   not available.
     pub fn load_upscaler(&self, path: impl AsRef<Path>) -> Result<Arc<dyn PictureUpscaler>, Error> {

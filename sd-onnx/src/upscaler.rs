@@ -64,7 +64,8 @@ impl OnnxUpscaler {
         let (.., height, width) = picture.dim();
         let windows = &self.config.windows;
         let largest = windows.iter().flatten().copied().max().unwrap_or(1);
-        let sides = [height, width].map(|side| side.next_multiple_of(largest));
+        let sides =
+            [height, width].map(|side| (side / self.config.unshuffle).next_multiple_of(largest));
         let shape = [1, windows.len(), sides[0], sides[1]];
         let parts: Vec<f32> = windows
             .iter()
@@ -108,7 +109,6 @@ impl PictureUpscaler for OnnxUpscaler {
         for (mut channel, mean) in padded.axis_iter_mut(Axis(1)).zip(config.mean) {
             channel.mapv_inplace(|value| (value - mean) * config.range);
         }
-        let padded = unshuffled(padded, config.unshuffle);
         let large = self.run(padded.view(), stop)?;
         let (height, width) = (height * config.scale, width * config.scale);
         let (.., high, wide) = large.dim();
@@ -145,7 +145,11 @@ fn recognised(file: &WeightFile) -> Result<(UpscalerConfig, Vec<Mapped>), Error>
         .map(|stored| (stored.name.as_str(), stored.shape.as_slice()))
         .collect();
     for (prefix, names) in unwrapped(&shapes) {
-        let Some((config, mut tensors)) = UpscalerConfig::recognise(&names).map_err(wrong)? else {
+        let found = UpscalerConfig::recognise(&names).map_err(|problem| match &*prefix {
+            "" => wrong(problem),
+            prefix => wrong(format!("{problem}; all names begin with `{prefix}`")),
+        })?;
+        let Some((config, mut tensors)) = found else {
             continue;
         };
         for tensor in &mut tensors {
@@ -196,19 +200,6 @@ fn continued(picture: ArrayView4<'_, f32>, multiple: usize) -> Array4<f32> {
     })
 }
 
-/// Turns squares of pixels into channels, as torch's `pixel_unshuffle` does.
-fn unshuffled(picture: Array4<f32>, side: usize) -> Array4<f32> {
-    if side == 1 {
-        return picture;
-    }
-    let (_, channels, height, width) = picture.dim();
-    let shape = (1, channels * side * side, height / side, width / side);
-    Array4::from_shape_fn(shape, |(_, channel, y, x)| {
-        let (c, place) = (channel / (side * side), channel % (side * side));
-        picture[[0, c, y * side + place / side, x * side + place % side]]
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use ndarray::array;
@@ -223,17 +214,5 @@ mod tests {
         assert_eq!(wide.dim(), (1, 3, 8, 8));
         let row: Vec<f32> = wide.slice(s![0, 2, 5, ..]).to_vec();
         assert_eq!(row, [1.0, 2.0, 3.0, 2.0, 1.0, 2.0, 3.0, 2.0]);
-    }
-
-    #[test]
-    fn squares_become_channels() {
-        let picture =
-            Array4::from_shape_fn((1, 3, 2, 4), |(_, c, y, x)| (100 * c + 10 * y + x) as f32);
-        let found = unshuffled(picture, 2);
-        assert_eq!(found.dim(), (1, 12, 1, 2));
-        let second: Vec<f32> = found.slice(s![0, .., 0, 1]).to_vec();
-        let squares = [2.0, 3.0, 12.0, 13.0];
-        let expected = [0.0, 100.0, 200.0].map(|c| squares.map(|value| value + c));
-        assert_eq!(second, expected.concat());
     }
 }

@@ -219,6 +219,18 @@ fn a_pickle_of_a_training_program() {
     check(&*network, &golden_values, "compact-x2");
 }
 
+/// Replaces the tensors of a DAT that tell the size of its first windows.
+fn dat_window(tensors: &mut Tensors, rows: usize, length: usize) {
+    let attention = "layers.0.blocks.0.attn.attns.0";
+    for (name, shape) in [
+        ("rpe_biases", vec![rows, 2]),
+        ("relative_position_index", vec![length, length]),
+    ] {
+        let values = vec![0.0; shape.iter().product()];
+        tensors.insert(format!("{attention}.{name}"), Tensor { shape, values });
+    }
+}
+
 #[test]
 fn files_that_are_no_upscalers_are_named() {
     let recipes = recipes();
@@ -255,7 +267,8 @@ fn files_that_are_no_upscalers_are_named() {
             with("rrdb", &|it| {
                 drop(it.insert("model.0.weight".into(), of(&[8, 4, 3, 3])))
             }),
-            "the network takes 4 channels, expected 3, 12, 48 or 192: pictures in color",
+            "the network takes 4 channels, expected 3, 12, 48 or 192: pictures in color (under \
+             Real-ESRGAN's names)",
         ),
         (
             with("rrdb", &|it| {
@@ -320,7 +333,39 @@ fn files_that_are_no_upscalers_are_named() {
                 let name = "layers.0.blocks.0.attn.attns.0.relative_position_index";
                 drop(it.insert(name.into(), of(&[34, 34])));
             }),
-            "rows, expected those of windows of up to 64 × 64",
+            "rows, expected those of windows of up to 32 × 32",
+        ),
+        (
+            with("dat", &|it| {
+                dat_window(it, 5 * 9, 3 * 5);
+            }),
+            "the windows have the sides 3 and 5, expected one to be a multiple of the other",
+        ),
+        (
+            with("dat", &|it| dat_window(it, 1, 0)),
+            "have 1 and 0 rows, expected those of windows",
+        ),
+        (
+            with("swinir-light", &|it| {
+                let table = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table";
+                drop(it.insert(table.into(), of(&[65 * 65, 2])));
+            }),
+            "has 4225 rows, expected the square of an odd number up to 63",
+        ),
+        (
+            with("swinir-light", &|it| {
+                let name = "layers.0.residual_group.blocks.0.attn.aligned_relative_position_index";
+                drop(it.insert(name.into(), of(&[1])));
+            }),
+            "the network SRFormer is not supported",
+        ),
+        (
+            with("swinir-light", &|it| {
+                let table = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table";
+                drop(it.insert(table.into(), of(&[224, 2])));
+                *it = renamed(std::mem::take(it), |name| format!("params.{name}"));
+            }),
+            "expected the square of an odd number up to 63; all names begin with `params.`",
         ),
         (
             with("dat", &|it| {

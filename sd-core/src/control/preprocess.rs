@@ -13,14 +13,15 @@ use crate::{
     pixels::{canny, gaussian_blur, intensity, invert, luminance, threshold, tile},
 };
 
-/// A way to make the picture that a control network is shown, of any picture.
+/// Turns a picture into a control picture.
 ///
 /// The variants have the names, defaults and ranges of sd-webui-controlnet. [`crate::pixels`] has
 /// the functions behind them. Preprocessors that run a model, such as for depth or poses, are not
 /// part of this crate: their pictures are used with [`Preprocessor::None`].
 ///
-/// With serde it is a name, or an object with the name and the parameters that differ from the
-/// defaults.
+/// With serde, [`None`](Self::None) and [`Invert`](Self::Invert) are the names `"none"` and
+/// `"invert"`. Each other variant is an object with its name and the parameters that differ from
+/// the defaults, such as `{"canny": {}}`.
 ///
 /// ```
 /// use sd_core::Preprocessor;
@@ -77,7 +78,7 @@ pub enum Preprocessor {
         #[serde(default = "defaults::one")]
         gamma: f32,
     },
-    /// White lines on black, of black lines on white: [`invert`].
+    /// The picture with inverted colors, for black lines on white: [`invert`].
     Invert,
     /// The picture blurred: [`gaussian_blur`].
     BlurGaussian {
@@ -92,7 +93,7 @@ pub enum Preprocessor {
         /// The factor by which the picture is made smaller, `1.0..=8.0`. Below 1.1 the picture
         /// stays as it is.
         ///
-        /// Default: 1.
+        /// Default: 1, which changes nothing.
         #[serde(default = "defaults::one")]
         factor: f32,
     },
@@ -214,11 +215,11 @@ impl Preprocessor {
         Problems::check(wrong.map(problem).collect())
     }
 
-    /// Makes the picture that the control network is shown. It has the size of `picture`.
+    /// Makes a control picture of the same size as `picture`.
     ///
     /// sd-webui-controlnet first scales the picture to its "Preprocessor resolution". This method
     /// does not: scale the picture with [`resize`](crate::pixels::resize) before. "Pixel Perfect"
-    /// stands for the size of the picture that is drawn.
+    /// corresponds to the size of the drawn picture.
     ///
     /// # Errors
     /// [`Problems`] if a parameter is out of range, as [`check`](Self::check) reports them.

@@ -15,8 +15,8 @@
 //! # Keys
 //! This crate writes these keys, in about this order, unless the entry says that it only reads one.
 //! Keys that begin with `SD ` are this crate's own, except for `SD upscale …`. `Hires CFG Scale` is
-//! Forge's, and WebUI knows all the others. [`Infotext::request`] reads them back, and reports what it cannot reproduce as a
-//! difference.
+//! Forge's, and WebUI knows all the others. [`Infotext::request`] reads them back, and reports what
+//! it cannot reproduce as a difference.
 //!
 #![doc = include_str!("keys.md")]
 //! # Files
@@ -176,7 +176,8 @@ impl Infotext {
     }
 
     /// Adds that the finished picture was enlarged by a factor, as WebUI's tab "Extras" does:
-    /// `Postprocess upscale by` and `Postprocess upscaler`.
+    /// `Postprocess upscale by` and `Postprocess upscaler`. If it was enlarged before, the factors
+    /// are multiplied, and the new upscaler replaces the earlier one.
     ///
     /// ```
     /// use sd_core::Infotext;
@@ -188,6 +189,11 @@ impl Infotext {
     /// # Ok::<(), sd_core::InfotextError>(())
     /// ```
     pub fn enlarged(&mut self, factor: f64, upscaler: &str) {
+        let known = self.get(keys::POSTPROCESS_UPSCALE_BY);
+        let known = known.and_then(|known| known.parse::<f64>().ok());
+        let factor = factor * known.filter(|known| known.is_finite()).unwrap_or(1.0);
+        let ours = [keys::POSTPROCESS_UPSCALE_BY, keys::POSTPROCESS_UPSCALER];
+        self.entries.retain(|(key, _)| !ours.contains(&&**key));
         self.insert([
             (keys::POSTPROCESS_UPSCALE_BY.to_owned(), factor.to_string()),
             (keys::POSTPROCESS_UPSCALER.to_owned(), upscaler.to_owned()),

@@ -205,8 +205,8 @@ fn json(text: &str) -> Option<(&str, usize)> {
     }
 }
 
-/// Returns whether a line begins with entries, and one of them is `Steps`, or the factor of a picture
-/// that was enlarged and says nothing else.
+/// Returns whether a line begins with entries and one of them is `Steps`, or the factor by which
+/// the picture was enlarged. A picture that was only enlarged has no `Steps`.
 fn are_entries(found: &[Entry<'_>]) -> bool {
     let mut at = 0;
     for entry in found {

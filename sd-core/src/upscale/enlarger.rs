@@ -32,13 +32,13 @@ const UNIT: f64 = 8.0;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// The side of a tile in pixels, before it is enlarged. 0 stands for the whole picture at once.
-    /// A picture that is narrower or lower than a tile has narrower or lower tiles. WebUI fills such
-    /// tiles with black.
+    /// A picture that is narrower or lower than a tile has narrower or lower tiles. WebUI fills
+    /// such tiles with black.
     ///
     /// Default: 192, WebUI's `ESRGAN_tile`.
     pub tile: u32,
-    /// The number of pixels by which tiles overlap at least, before they are enlarged. It counts as
-    /// one less than a side of a tile if it is more.
+    /// The number of pixels by which tiles overlap at least, before they are enlarged. Values of a
+    /// tile's shorter side or more count as one less than that side.
     ///
     /// Default: 8, WebUI's `ESRGAN_tile_overlap`.
     pub overlap: u32,
@@ -84,8 +84,15 @@ pub struct TileProgress {
 /// Enlarges pictures with a network, by any factor.
 ///
 /// As in WebUI, the network runs up to three times, until the picture is at least as large as it
-/// should be. Then Lanczos reduces it to the exact size. Between the runs, and after each tile, the
-/// picture is rounded to 8 bits.
+/// should be. Then Lanczos resizes it to the exact size. Lanczos enlarges it if three runs are not
+/// enough. Between the runs, and after each tile, the picture is rounded to 8 bits.
+///
+/// - A factor of 1 runs the network once.
+/// - Another factor does not run it if the rounded size is not larger than the picture. For
+///   example, 100 pixels and a factor of 1.03 give 96.
+/// - A network whose own factor is 1 runs once at most, and Lanczos does the rest. With a factor of
+///   1 it shrinks sides to multiples of 8.
+/// - Shrinking always uses Lanczos.
 ///
 /// WebUI gives the networks blue, green and red instead of red, green and blue. The networks were
 /// trained with red first, and get it here, so details differ a little from WebUI's.
@@ -140,8 +147,9 @@ impl<'a> Enlarger<'a> {
     /// network.
     ///
     /// # Errors
-    /// - [`GenerateError::Request`] if the picture is empty, if the factor is not a positive number,
-    ///   or if a picture would have no pixels or more than 2³⁰.
+    /// - [`GenerateError::Request`] if the picture is empty, if the factor is not a positive
+    ///   number, if the result would have a side below 8 pixels, if a picture would have more than
+    ///   2³⁰ pixels, or if the network's scale is not `1..=64`.
     /// - [`GenerateError::Backend`] if the network fails.
     /// - [`GenerateError::Stopped`] if `stop` is stopped.
     pub fn enlarge(
@@ -247,13 +255,17 @@ pub(crate) struct Plan {
 }
 
 /// Returns the size of a picture that is enlarged by a factor, as WebUI computes it.
-fn final_size(picture: [u32; 2], factor: f64) -> Result<[u32; 2], Problem> {
+pub(super) fn final_size(picture: [u32; 2], factor: f64) -> Result<[u32; 2], Problem> {
     if picture.contains(&0) {
         let found = format!("{}×{}", picture[0], picture[1]);
         return Err(Problem::new("picture", "at least one pixel", found));
     }
     let sides = picture.map(|side| (f64::from(side) * factor / UNIT).floor() * UNIT);
-    let pixels = sides[0] * sides[1];
+    // `enlarged` makes a picture of the size before it is rounded.
+    let pixels: f64 = picture
+        .iter()
+        .map(|&side| f64::from(side) * factor)
+        .product();
     // The comparison is false for NaN.
     if !(sides.iter().all(|&side| side >= UNIT) && pixels <= MOST_PIXELS as f64) {
         let expected = format!(

@@ -12,8 +12,10 @@ use crate::{Problem, Problems, pixels::alpha};
 /// When the tiles are joined, each one covers its left and upper neighbors, and only its first
 /// `overlap` columns and rows fade in.
 ///
-/// If the picture is smaller than a tile, the tile begins at a negative place, and what lies outside
-/// the picture is black.
+/// If the picture is smaller than a tile, the tile begins at a negative place, and what lies
+/// outside the picture is black. Such a tile fades in too, from black, so the joined picture is
+/// dark at its left or upper edge, as in WebUI. Use tiles that are not larger than the picture to
+/// avoid it.
 ///
 /// ```
 /// use sd_core::{image::{Rgb, RgbImage}, upscale::Grid};
@@ -38,8 +40,8 @@ impl Grid {
     /// Divides a picture into tiles. Sizes are a width and a height in pixels.
     ///
     /// # Errors
-    /// Returns the problem if a side is 0 or above 2³⁰, or if `overlap` is not below both sides of a
-    /// tile.
+    /// Returns the problem if a side is 0 or above 2³⁰, or if `overlap` is not below both sides of
+    /// a tile.
     pub fn new(picture: [u32; 2], tile: [u32; 2], overlap: u32) -> Result<Self, Problems> {
         Self::checked(picture, tile, overlap).map_err(|problem| Problems(vec![problem]))
     }
@@ -142,8 +144,9 @@ impl Grid {
     /// Returns the first error of `tile`.
     ///
     /// # Panics
-    /// If `scale` is 0, if the joined picture has a side above 2³¹, or if a tile has another size
-    /// than `scale` times [`tile_size`](Self::tile_size).
+    /// If `scale` is 0, if the joined picture or a tile has a side above 2³¹, if the joined picture
+    /// or a row of its tiles has too many pixels for the memory, or if a tile has another size than
+    /// `scale` times [`tile_size`](Self::tile_size).
     pub fn joined<E>(
         &self,
         scale: u32,

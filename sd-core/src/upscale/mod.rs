@@ -17,4 +17,5 @@ pub use self::{
     grid::Grid,
     redraw::{TiledPicture, TiledRedraw},
 };
+use enlarger::final_size;
 pub(crate) use enlarger::{MOST_SCALE, factor_to};

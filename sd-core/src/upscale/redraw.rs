@@ -6,16 +6,21 @@ use std::{fmt, ops::ControlFlow};
 
 use image::RgbImage;
 
-use super::{Enlarger, Grid, enlarged};
+use super::{Enlarger, Grid, enlarged, final_size};
 use crate::{
     Event, GenerateError, Infotext, Picture, Pipeline, Problem, Problems, Request, Start,
     StartFrom, StopToken, Upscaler,
     infotext::keys,
     plan::{Planned, plan},
+    size::unit,
 };
 
 /// The largest number of tiles of a call, over all pictures.
 const MOST_TILES: u64 = 10_000;
+
+/// The largest number of pixels of all tiles of a call. The tiles before and after redrawing take
+/// 1.5 GiB.
+const MOST_PIXELS: u64 = 1 << 28;
 
 /// How [`Pipeline::upscale_by_tiles`] enlarges a picture and divides it.
 ///
@@ -38,15 +43,16 @@ pub struct TiledRedraw {
     /// Default: `None`. The picture keeps its size and [`factor`](Self::factor) has no effect,
     /// WebUI's "None".
     pub upscaler: Option<Upscaler>,
-    /// The number of pixels by which tiles overlap at least, less than a side of a tile. WebUI calls
-    /// it "Tile overlap".
+    /// The number of pixels by which tiles overlap at least, less than a side of a tile. WebUI
+    /// calls it "Tile overlap".
     ///
     /// Default: 64, as in WebUI.
     pub overlap: u32,
 }
 
 impl TiledRedraw {
-    /// Creates the options for a factor, with the defaults of all others.
+    /// Creates the options for a factor, with the defaults of all others. The picture is not
+    /// enlarged unless an [`upscaler`](Self::upscaler) is set too.
     pub fn new(factor: f64) -> Self {
         Self {
             factor,
@@ -106,15 +112,17 @@ impl Pipeline {
     ///
     /// The picture is the [start](Request::start) of the request, whose other options apply to each
     /// tile. The tiles have the [size](Request::size) of the request, or of the
-    /// [pipeline](Self::default_size). Each tile has its own seed, counted up from the request's.
+    /// [pipeline](Self::default_size). If the enlarged picture is smaller, so are the tiles. WebUI
+    /// fills such a tile with black instead, and lets it fade in from black. Each tile has its own seed, counted up from the request's.
     /// With a strength of 0.2 to 0.4 the tiles get new details and still fit each other. For each
     /// further picture of [`count`](Request::count), all seeds are one higher.
     ///
-    /// Each tile is drawn with all [controls](Request::controls) as they are. A control whose picture
-    /// is [`ControlPicture::Start`](crate::ControlPicture::Start) reads the tile.
+    /// Each tile is drawn with all [controls](Request::controls) as they are. A control whose
+    /// picture is [`ControlPicture::Start`](crate::ControlPicture::Start) reads the tile.
     ///
     /// `observer` receives the events of each tile. The index of the request in an event is the
-    /// index of the tile.
+    /// index of the tile. No event comes while a network enlarges the picture. `stop` ends that
+    /// work too.
     ///
     /// ```
     /// # fn example(
@@ -138,7 +146,8 @@ impl Pipeline {
     /// # Errors
     /// Returns the errors of [`run`](Self::run). [`GenerateError::Request`] also reports a start
     /// that is no whole picture, an upscaler that scales latents or is unknown, an overlap or a
-    /// factor that cannot be used, and more than 10,000 tiles.
+    /// factor that cannot be used, and more than 10,000 tiles or 2²⁸ pixels in all tiles.
+    /// All of these are reported before the picture is enlarged.
     pub fn upscale_by_tiles(
         &self,
         request: &Request,
@@ -146,12 +155,10 @@ impl Pipeline {
         stop: &StopToken,
         mut observer: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Vec<TiledPicture>, GenerateError> {
-        let (start, planned) = self.check_redraw(request, redraw)?;
-        let picture = self.enlarged_for(&start, redraw, stop)?;
-        let size = [planned.size.width(), planned.size.height()];
-        let grid = grid(&picture, size, redraw.overlap, request.count)?;
+        let (picture, planned, grid) = self.check_redraw(request, redraw)?;
+        let picture = self.enlarged_for(picture, redraw, stop)?;
         let seed = planned.seeds.seed;
-        let work = tiles(request, &picture, &grid, size, seed);
+        let work = tiles(request, &picture, &grid, seed);
         let mut found: Vec<Option<RgbImage>> = vec![None; work.len()];
         let mut first: Vec<Option<Box<Picture>>> = vec![None; request.count];
         let of_picture = grid.len() as usize;
@@ -180,13 +187,13 @@ impl Pipeline {
         joined.collect()
     }
 
-    /// Checks everything that can be checked before the picture is enlarged. Returns the start, and
-    /// the plan of a tile.
+    /// Checks everything that can be checked before the picture is enlarged. Returns the picture,
+    /// the plan of a tile, and the tiles of the enlarged picture.
     fn check_redraw(
         &self,
         request: &Request,
         redraw: &TiledRedraw,
-    ) -> Result<(Start, Planned), GenerateError> {
+    ) -> Result<(RgbImage, Planned, Grid), GenerateError> {
         let mut problems = Vec::new();
         let start = request.start.clone().unwrap_or_else(|| {
             problems.push(Problem::new("start", "a picture", "none"));
@@ -218,6 +225,10 @@ impl Pipeline {
             Some(Upscaler::Pixels(_)) | None => {}
         }
         Problems::check(problems)?;
+        let picture = start.rgb().ok_or_else(|| {
+            let expected = "a picture of shape (h, w, 3)";
+            Problem::new("start.from", expected, "another array")
+        })?;
         let size = self.parts.size;
         let size = request.size.unwrap_or([size.width(), size.height()]);
         let blank = RgbImage::new(8, 8);
@@ -229,23 +240,24 @@ impl Pipeline {
         };
         let planned = plan(&self.parts, &[tile])?.remove(0);
         let planned = std::sync::Arc::into_inner(planned).expect("nothing else holds the plan");
-        Ok((start, planned))
+        let mut large = picture.dimensions().into();
+        if redraw.upscaler.is_some() {
+            large = final_size(large, redraw.factor)?;
+        }
+        let inputs = self.parts.denoiser.inputs();
+        let unit = unit(self.parts.codec.factor() * inputs.patch) as u32;
+        let size = [planned.size.width(), planned.size.height()];
+        let grid = grid(large, size, unit, redraw.overlap, request.count)?;
+        Ok((picture, planned, grid))
     }
 
-    /// Returns the picture of a start, enlarged.
+    /// Returns a picture, enlarged.
     fn enlarged_for(
         &self,
-        start: &Start,
+        picture: RgbImage,
         redraw: &TiledRedraw,
         stop: &StopToken,
     ) -> Result<RgbImage, GenerateError> {
-        let picture = start.rgb().ok_or_else(|| {
-            Problem::new(
-                "start.from",
-                "a picture of shape (h, w, 3)",
-                "another array",
-            )
-        })?;
         match &redraw.upscaler {
             None | Some(Upscaler::Latent(_)) => Ok(picture),
             Some(Upscaler::Pixels(filter)) => Ok(enlarged(&picture, redraw.factor, *filter)?),
@@ -257,25 +269,37 @@ impl Pipeline {
     }
 }
 
-/// Returns the tiles of a picture, of which `count` pictures are made.
-fn grid(picture: &RgbImage, tile: [u32; 2], overlap: u32, count: usize) -> Result<Grid, Problem> {
-    let grid = Grid::checked(picture.dimensions().into(), tile, overlap)?;
+/// Returns the tiles of a picture, of which `count` pictures are made. They are no larger than the
+/// picture, and their sides are multiples of `unit`.
+fn grid(
+    picture: [u32; 2],
+    tile: [u32; 2],
+    unit: u32,
+    overlap: u32,
+    count: usize,
+) -> Result<Grid, Problem> {
+    Grid::checked(picture, tile, overlap)?;
+    let side = |axis: usize| tile[axis].min((picture[axis] / unit * unit).max(unit));
+    let tile = [side(0), side(1)];
+    // A tile that became smaller may be smaller than the overlap.
+    let grid = Grid::checked(picture, tile, overlap.min(tile[0].min(tile[1]) - 1))?;
     let tiles = grid.len().saturating_mul(count as u64);
     if tiles > MOST_TILES {
         let expected = format!("at most {MOST_TILES} tiles");
         return Err(Problem::new("size", expected, tiles));
     }
+    let of_tile = u64::from(tile[0]) * u64::from(tile[1]);
+    let pixels = tiles.saturating_mul(of_tile);
+    if pixels > MOST_PIXELS {
+        let expected = format!("at most {MOST_PIXELS} pixels in all tiles");
+        return Err(Problem::new("size", expected, pixels));
+    }
     Ok(grid)
 }
 
 /// Returns the requests of all tiles, picture by picture.
-fn tiles(
-    request: &Request,
-    picture: &RgbImage,
-    grid: &Grid,
-    size: [u32; 2],
-    seed: u64,
-) -> Vec<Request> {
+fn tiles(request: &Request, picture: &RgbImage, grid: &Grid, seed: u64) -> Vec<Request> {
+    let size = grid.tile_size();
     let tile = |place| grid.tile(picture, place);
     let of_first: Vec<_> = grid
         .places()

@@ -31,6 +31,7 @@ pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 use sd_core::Seamless;
+pub(crate) use windows::Pairs;
 
 use crate::{
     Error,
@@ -340,8 +341,8 @@ impl<'w> Graph<'w> {
         self.op("Gather", &[x, first], [int("axis", 1)])
     }
 
-    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, or the rows `x` `[1, rows, width]` as
-    /// `[batch, rows, width]`, for the batch size of `like`.
+    /// Repeats the vector `x` `[width]` as `[batch, 1, width]`, or the rows `x` `[1, rows, width]`
+    /// as `[batch, rows, width]`, for the batch size of `like`.
     pub fn row_for_each(&mut self, x: Value, like: Value) -> Value {
         let batch = self.op("Shape", &[like], [int("start", 0), int("end", 1)]);
         let ones = Value(self.dims(&[1, 1]).0);

@@ -13,6 +13,14 @@ pub(crate) struct Cut {
     windows: Dims,
 }
 
+/// The row of a table for each pair of a window's elements. All blocks of a network share it,
+/// because it can take megabytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pairs {
+    rows: Value,
+    length: usize,
+}
+
 impl Graph<'_> {
     /// Cuts the image `x` `[1, channels, h, w]` into windows of `size`, height and width:
     /// `[h·w / length, length, channels]`, where `length` is the product of the size. `h` and `w`
@@ -43,8 +51,8 @@ impl Graph<'_> {
         self.reshape(x, cut.image)
     }
 
-    /// Turns `x` `[1, h·w, channels]` into the image `[1, channels, h, w]`, for the height and width
-    /// of the image `like`, which may have another number of channels.
+    /// Turns `x` `[1, h·w, channels]` into the image `[1, channels, h, w]`, for the height and
+    /// width of the image `like`, which may have another number of channels.
     pub fn sequence_as_image(&mut self, x: Value, like: Value, channels: usize) -> Value {
         let x = self.transpose(x, &[0, 2, 1]);
         let first = Value(self.dims(&[1, channels as i64]).0);
@@ -53,9 +61,9 @@ impl Graph<'_> {
         self.reshape(x, shape)
     }
 
-    /// Moves the elements of the image `x` up and to the left, by so many rows and columns. Elements
-    /// that leave it come back at the opposite edge. Negative numbers move them down and to the
-    /// right.
+    /// Moves the elements of the image `x` up and to the left, by so many rows and columns.
+    /// Elements that leave it come back at the opposite edge. Negative numbers move them down and
+    /// to the right.
     pub fn rolled(&mut self, mut x: Value, shifts: [i64; 2]) -> Value {
         for (axis, shift) in [2, 3].into_iter().zip(shifts) {
             let [start, middle, end, axes] =
@@ -106,14 +114,22 @@ impl Graph<'_> {
         self.mul(apart, outside)
     }
 
-    /// Returns the rows of `table` `[rows, heads]` that `indices` selects, as
-    /// `[1, heads, length, length]`. There are `length²` indices.
-    pub fn bias_of_heads(&mut self, table: Value, heads: usize, indices: &[i64]) -> Value {
-        let length = (indices.len() as f64).sqrt() as i64;
-        let indices = Value(self.dims(indices).0);
-        let bias = self.op("Gather", &[table, indices], [int("axis", 0)]);
+    /// Returns a constant with the row of a table for each pair of a window's elements. There are
+    /// `length²` rows.
+    pub fn pairs(&mut self, rows: &[i64]) -> Pairs {
+        Pairs {
+            length: rows.len().isqrt(),
+            rows: Value(self.dims(rows).0),
+        }
+    }
+
+    /// Returns the rows of `table` `[rows, heads]` for the pairs of a window's elements, as
+    /// `[1, heads, length, length]`.
+    pub fn bias_of_heads(&mut self, table: Value, heads: usize, pairs: Pairs) -> Value {
+        let bias = self.op("Gather", &[table, pairs.rows], [int("axis", 0)]);
         let bias = self.transpose(bias, &[1, 0]);
-        let dims = self.dims(&[1, heads as i64, length, length]);
+        let [heads, length] = [heads, pairs.length].map(|side| side as i64);
+        let dims = self.dims(&[1, heads, length, length]);
         self.reshape(bias, dims)
     }
 

@@ -1,14 +1,21 @@
 //! Larger pictures: networks that enlarge pictures, second passes with them, and redrawing in tiles.
 //!
+//! An *upscaler* is a way to enlarge a picture: a network, or a filter such as Lanczos. The word
+//! *tile* has three meanings. For an [`Enlarger`](crate::upscale::Enlarger), it is a part of the
+//! picture that goes through the network at once. For [`Pipeline::upscale_by_tiles`], it is a part
+//! that is redrawn as a picture of its own. For [`Request::tiles`](crate::Request::tiles), it is a
+//! window in which each step of one run works.
+//!
 //! | to get | use |
 //! |---|---|
-//! | a larger copy of any picture | [`Enlarger`](crate::upscale::Enlarger), `upscale` |
+//! | a larger copy of any picture | [`Enlarger`](crate::upscale::Enlarger), the example `upscale` |
 //! | a larger drawing, with details of the new size | [`Request::hires`](crate::Request::hires) |
+//! | a drawing that is larger than the model can draw at once | [`Request::tiles`](crate::Request::tiles) |
 //! | a very large drawing, tile by tile | [`Pipeline::upscale_by_tiles`] |
 //!
 //! # Networks
-//! [`Builder::load_upscaler`](crate::Builder::load_upscaler) loads a network from a `.safetensors` or
-//! `.pth` file, without a model. Pickles are read without running them.
+//! [`Builder::load_upscaler`](crate::Builder::load_upscaler) loads a network from a `.safetensors`
+//! or `.pth` file, without a model. Pickles are read without running them.
 //!
 //! ```no_run
 //! use sd_onnx::{StopToken, files, upscale::Enlarger};
@@ -26,30 +33,36 @@
 //! The file has no configuration. The network is recognised by the names of its tensors, and their
 //! shapes are its configuration:
 //!
-//! | network | names | factor |
+//! | network | variants or tensor names | factor |
 //! |---|---|---|
-//! | ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+ | of all three versions (`model.0`, `RRDB_trunk`, `conv_first`) | 1 to 32, such as 4, also of pictures whose pixels become channels first (`x2plus`) |
+//! | ESRGAN, Real-ESRGAN, BSRGAN, ESRGAN+ | of all three versions (`model.0`, `RRDB_trunk`, `conv_first`) | 1 to 32, such as 4, also with pixel unshuffle (`x2plus`) |
 //! | SRVGGNetCompact of Real-ESRGAN, with parametric ReLU | `body.0` | 1 to 32 |
 //! | SwinIR | all heads: classical, lightweight, real-world, and without enlargement (noise, JPEG) | 1 to 32 |
 //! | DAT | classical and lightweight | 1 to 32 |
 //!
 //! The tensors may be in a dictionary `params_ema`, `params`, `state_dict` or `model`, and may all
-//! begin with `module.` or `netG.`. Results agree with spandrel 0.4.2 to 1e-5. The error for HAT and
-//! other networks that are recognised but not supported names them. Pictures are in color;
+//! begin with `module.` or `netG.`. Results agree with spandrel 0.4.2 to 1e-5. The error for HAT
+//! and other networks that are recognised but not supported names them. Pictures are in color;
 //! a network for gray pictures is refused.
 //!
-//! The factor of a call need not be the network's. As in WebUI, the network runs up to three times
-//! until the picture is large enough, and Lanczos reduces it to the exact size. Sides are rounded
-//! down to multiples of 8.
+//! The factor of a call need not be the network's. As in WebUI, sides are rounded down to multiples
+//! of 8. The network runs up to three times until the picture is large enough, and Lanczos resizes
+//! it to the exact size:
+//!
+//! - A factor of 1 runs the network once.
+//! - Another factor does not run it if the rounded size is not larger than the picture. For
+//!   example, 100 pixels and a factor of 1.03 give 96.
+//! - If three runs are not enough, or if the network's own factor is 1, Lanczos enlarges the rest.
+//! - Shrinking always uses Lanczos.
 //!
 //! # Tiles
 //! A picture of 1024 × 1024 pixels would take many gigabytes in one call. So it goes through the
 //! network in tiles, 192 pixels wide and high, which overlap by 8, WebUI's defaults.
 //! [`Builder::upscaler_tiling`](crate::Builder::upscaler_tiling) and
 //! [`Enlarger::tiling`](crate::upscale::Enlarger::tiling) set other
-//! [tiles](crate::upscale::Tiling). The first pixels of each tile fade in over its neighbor. If seams
-//! show, make the overlap larger: a network sees up to a hundred pixels around each pixel. A stop
-//! token ends the work within a tile.
+//! [tiles](crate::upscale::Tiling). The first pixels of each tile fade in over its neighbor. If
+//! seams show, make the overlap larger: a network sees up to a hundred pixels around each pixel. A
+//! stop token ends the work within a tile.
 //!
 //! # A second pass
 //! A pipeline holds networks by the names of their files.
@@ -73,14 +86,14 @@
 //! [`Pipeline::reproduction`](crate::Pipeline::reproduction) finds the network by it.
 //!
 //! The pixels differ a little from WebUI's. WebUI gives the networks blue, green and red, although
-//! they were trained with red, green and blue. It also fills the tiles of a picture smaller than 192
-//! pixels with black, and joins the tiles of SwinIR without fading.
+//! they were trained with red, green and blue. It also fills the tiles of a picture smaller than
+//! 192 pixels with black, and joins the tiles of SwinIR without fading.
 //!
 //! # Redrawing in tiles
 //! [`Pipeline::upscale_by_tiles`] is WebUI's script "SD upscale". It enlarges the
-//! [start](crate::Request::start) of a request, cuts it into tiles of the size that the model draws,
-//! redraws each one by image to image, and joins them. The result may be far larger than a model can
-//! draw at once:
+//! [start](crate::Request::start) of a request, cuts it into tiles of the size that the model
+//! draws, redraws each one by image to image, and joins them. The result may be far larger than a
+//! model can draw at once:
 //!
 //! ```
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");

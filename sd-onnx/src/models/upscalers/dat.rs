@@ -4,12 +4,12 @@
 //! Super-Resolution](https://arxiv.org/abs/2308.03364).
 
 use super::{
-    COLORS, MOST_FACTOR, Network, Shapes, UpscalerConfig, conv, count, mapped,
-    tail::{EPS, MEAN, OUTSIDE, Tail, convs, normed, relative_positions},
+    COLORS, MOST_FACTOR, Network, Shapes, UpscalerConfig, conv, count, length, mapped,
+    tail::{EPS, Layer, MEAN, MOST_WINDOW, OUTSIDE, Tail, convs, normed, relative_positions},
 };
 use crate::{
     Error,
-    graph::{Activation, Conv, Graph, Value},
+    graph::{Activation, Conv, Graph, Pairs, Value},
     weights::Mapped,
 };
 
@@ -23,7 +23,8 @@ pub(super) struct Dat {
     /// The width of the layers between the two linear layers of a block.
     hidden: usize,
     /// The height and width of the windows for one half of the channels. The other half has windows
-    /// of that width and height.
+    /// of that width and height. The width is a multiple of the height, so that both fit in pictures
+    /// whose sides are multiples of the width.
     window: [usize; 2],
     /// The width of the network that makes the biases of relative positions.
     positions: usize,
@@ -32,13 +33,6 @@ pub(super) struct Dat {
     /// Whether the convolutions after the blocks are three, the middle one a 1 × 1.
     three_convs: bool,
     tail: Tail,
-}
-
-/// A residual group of transformer blocks.
-#[derive(Debug, Clone, PartialEq)]
-struct Layer {
-    blocks: usize,
-    heads: usize,
 }
 
 /// Recognises a network by its first transformer block.
@@ -64,7 +58,7 @@ pub(super) fn recognise(
     if width < 16 {
         return Err(format!("the network is {width} wide, expected at least 16"));
     }
-    let projection = format!("{block}.attn.attns.0.pos.pos_proj.weight");
+    let projection = format!("{block}.attn.attns.0.pos.pos_proj.bias");
     let network = Dat {
         width,
         hidden: length(shapes, &format!("{block}.ffn.fc1.bias"))?,
@@ -113,20 +107,27 @@ fn window(shapes: &Shapes<'_>) -> Result<[usize; 2], String> {
     let first = |name: &str| shapes.get(name).and_then(|shape| shape.first().copied());
     let [rows, length] = [first(POSITIONS), first(&index)];
     let found = rows.zip(length).and_then(|(rows, length)| {
-        let fits = |high: &usize| {
-            let wide = length / high;
-            high * wide == length
-                && wide >= *high
-                && (2 * high - 1).checked_mul(2 * wide - 1) == Some(rows)
+        let sides = (1..=MOST_WINDOW).map(|high| [high, length / high]);
+        let usable = |[high, wide]: &[usize; 2]| (2.max(*high)..=MOST_WINDOW).contains(wide);
+        let fits = |[high, wide]: &[usize; 2]| {
+            high * wide == length && (2 * high - 1) * (2 * wide - 1) == rows
         };
-        (1..=64).find(fits).map(|high| [high, length / high])
+        sides.filter(usable).find(fits)
     });
-    found.filter(|&[_, wide]| (2..=64).contains(&wide)).ok_or_else(|| {
+    let [high, wide] = found.ok_or_else(|| {
+        let [rows, length] = [rows, length].map(Option::unwrap_or_default);
         format!(
-            "tensors `{POSITIONS}` and `{index}` have {rows:?} and {length:?} rows, expected those \
-             of windows of up to 64 × 64"
+            "tensors `{POSITIONS}` and `{index}` have {rows} and {length} rows, expected those of \
+             windows of up to {MOST_WINDOW} × {MOST_WINDOW}"
         )
-    })
+    })?;
+    match wide.is_multiple_of(high) {
+        true => Ok([high, wide]),
+        false => Err(format!(
+            "the windows have the sides {high} and {wide}, expected one to be a multiple of the \
+             other"
+        )),
+    }
 }
 
 fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
@@ -138,7 +139,7 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
                 // A group of one block has no attention to channels.
                 None => {
                     let last = format!("{blocks}0.attn.attns.0.pos.pos3.2.bias");
-                    Some(2 * length(shapes, &last)?)
+                    length(shapes, &last)?.checked_mul(2)
                 }
             };
             let fits = |heads: &usize| {
@@ -156,14 +157,6 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
         .collect()
 }
 
-/// Returns the first side of a tensor.
-fn length(shapes: &Shapes<'_>, name: &str) -> Result<usize, String> {
-    let found = shapes.get(name).and_then(|shape| shape.first().copied());
-    found
-        .filter(|&length| length > 0)
-        .ok_or_else(|| format!("tensor `{name}` is missing or empty"))
-}
-
 impl Dat {
     /// Returns the tensor with the relative positions in a window, and its values.
     pub fn assumed(&self) -> (String, Vec<f32>) {
@@ -176,6 +169,7 @@ impl Dat {
         let first = g.conv2d(picture, "conv_first", [COLORS, width], Conv::SAME)?;
         let regions: [Value; 2] = g.parts(regions, 1);
         let masks = [0, 1].map(|half| g.window_mask(regions[half], self.window_of(half), OUTSIDE));
+        let pairs = [0, 1].map(|half| g.pairs(&relative_positions(self.window_of(half))));
         let mut x = normed(g, first, "before_RG.1", width)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let before = x;
@@ -190,7 +184,7 @@ impl Dat {
                 let h = match block % 2 {
                     0 => {
                         let masks = is_shifted.then_some(masks);
-                        self.spatial(g, h, &name_of, layer.heads, masks)?
+                        self.spatial(g, h, &name_of, layer.heads, pairs, masks)?
                     }
                     _ => self.channels(g, h, &name_of, layer.heads)?,
                 };
@@ -225,6 +219,7 @@ impl Dat {
         image: Value,
         name: &str,
         heads: usize,
+        pairs: [Pairs; 2],
         masks: Option<[Value; 2]>,
     ) -> Result<Value, Error> {
         let all = self.qkv(g, image, name)?;
@@ -234,8 +229,10 @@ impl Dat {
         let mut halves = Vec::with_capacity(2);
         for (half, parts) in [[q, k, v], [q2, k2, v2]].into_iter().enumerate() {
             let mask = masks.map(|masks| masks[half]);
+            let window = self.window_of(half);
             let name = format!("{name}.attns.{half}");
-            let attended = self.in_windows(g, parts, half, &name, heads / 2, mask)?;
+            let bias = self.position_bias(g, window, &name, heads / 2, pairs[half])?;
+            let attended = self.in_windows(g, parts, window, heads / 2, bias, mask);
             halves.push(g.cut_to(attended, image));
         }
         let attended = g.concat(&halves, 1);
@@ -247,18 +244,18 @@ impl Dat {
         self.joined(g, attended, local, name)
     }
 
-    /// Writes attention within the windows of a half of the channels.
+    /// Writes attention within the windows of a half of the channels. `bias` is added for each pair
+    /// of places.
     fn in_windows(
         &self,
         g: &mut Graph,
         parts: [Value; 3],
-        half: usize,
-        name: &str,
+        window: [usize; 2],
         heads: usize,
+        bias: Value,
         mask: Option<Value>,
-    ) -> Result<Value, Error> {
+    ) -> Value {
         let width = self.width / 2;
-        let window = self.window_of(half);
         let shifts = window.map(|side| (side / 2) as i64);
         let mut cut = None;
         let parts = parts.map(|x| {
@@ -270,15 +267,14 @@ impl Dat {
             cut = Some(of_part);
             x
         });
-        let bias = self.position_bias(g, window, name, heads)?;
         let biases: Vec<Value> = [Some(bias), mask].into_iter().flatten().collect();
         let scale = ((width / heads) as f32).sqrt().recip();
         let attended = g.biased_attention(parts, heads, scale, &biases);
         let attended = g.joined_windows(attended, cut.expect("three parts were cut"));
-        Ok(match mask {
+        match mask {
             Some(_) => g.rolled(attended, shifts.map(|shift| -shift)),
             None => attended,
-        })
+        }
     }
 
     /// Writes the small network that makes the bias of each relative position.
@@ -288,6 +284,7 @@ impl Dat {
         window: [usize; 2],
         name: &str,
         heads: usize,
+        pairs: Pairs,
     ) -> Result<Value, Error> {
         let width = self.positions;
         let places = positions(window);
@@ -298,7 +295,7 @@ impl Dat {
             x = g.relu(x);
             x = g.linear(x, &format!("{name}.pos.{layer}.2"), width, output)?;
         }
-        Ok(g.bias_of_heads(x, heads, &relative_positions(window)))
+        Ok(g.bias_of_heads(x, heads, pairs))
     }
 
     /// Writes attention between channels.

@@ -18,10 +18,12 @@ use crate::{
     weights::{Mapped, View, Weights},
 };
 
-/// The name of the input: a picture `[1, 3·unshuffle², h, w]`.
+/// The name of the input: a picture `[1, 3, h, w]`, whose sides are multiples of `unshuffle` and of
+/// the windows' sides times `unshuffle`.
 pub(crate) const PICTURE: &str = "picture";
 
-/// The name of the input with the regions of shifted windows, `[1, windows, h, w]`.
+/// The name of the input with the regions of shifted windows, `[1, windows, h, w]`, for the height
+/// and width after the squares of pixels became channels.
 pub(crate) const REGIONS: &str = "regions";
 
 /// The name of the output, `[1, 3, h', w']`.
@@ -139,10 +141,10 @@ impl UpscalerConfig {
             ..dialect.for_few_weights()
         };
         let mut g = Graph::new("upscaler", weights, dialect);
-        let x = g.input(
-            PICTURE,
-            &image(COLORS * self.unshuffle * self.unshuffle, ["h", "w"]),
-        );
+        let mut x = g.input(PICTURE, &image(COLORS, ["h", "w"]));
+        if self.unshuffle > 1 {
+            x = g.pixel_unshuffle(x, COLORS, self.unshuffle);
+        }
         let regions = |g: &mut Graph| {
             let dims = image(self.windows.len(), ["region h", "region w"]);
             g.input(REGIONS, &dims)
@@ -194,6 +196,17 @@ fn conv(shapes: &Shapes<'_>, name: &str) -> Result<[usize; 4], String> {
     found.ok_or_else(|| {
         format!("tensor `{name}` has shape {shape:?}, expected four sides of 1 to {MOST}")
     })
+}
+
+/// Returns the length of a vector.
+fn length(shapes: &Shapes<'_>, name: &str) -> Result<usize, String> {
+    match shapes.get(name) {
+        Some([length]) if (1..=MOST).contains(length) => Ok(*length),
+        Some(found) => Err(format!(
+            "tensor `{name}` has shape {found:?}, expected one side of 1 to {MOST}"
+        )),
+        None => Err(format!("tensor `{name}` is missing")),
+    }
 }
 
 /// Returns the side of the squares of pixels that a network with so many input channels takes.

@@ -48,7 +48,7 @@ fn without<'a>(shapes: &Shapes<'a>, prefix: &str) -> Shapes<'a> {
 
 /// Tensors by which other networks are recognised, as in spandrel. All tensors of a row must be
 /// there.
-const OTHERS: [(&str, &[&str]); 17] = [
+const OTHERS: [(&str, &[&str]); 18] = [
     (
         "MM-RealSR",
         &["body.0.rdb1.conv1.weight", "am_list.0.fc.0.weight"],
@@ -56,6 +56,10 @@ const OTHERS: [(&str, &[&str]); 17] = [
     (
         "HAT",
         &["layers.0.residual_group.blocks.0.conv_block.cab.0.weight"],
+    ),
+    (
+        "SRFormer",
+        &["layers.0.residual_group.blocks.0.attn.aligned_relative_position_index"],
     ),
     (
         "Swin2SR",

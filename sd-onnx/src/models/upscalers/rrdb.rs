@@ -52,7 +52,11 @@ pub(super) fn recognise(
         .map(|it| (it.name.as_str(), shapes[it.stored.as_str()]))
         .collect();
     let named: Shapes<'_> = named.into_iter().collect();
-    let config = configured(&named)?;
+    let is_renamed = tensors.iter().any(|it| it.name != it.stored);
+    let config = configured(&named).map_err(|problem| match is_renamed {
+        true => format!("{problem} (under Real-ESRGAN's names)"),
+        false => problem,
+    })?;
     Ok(Some((config, tensors)))
 }
 

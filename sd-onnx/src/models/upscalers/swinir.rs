@@ -4,17 +4,18 @@
 //! Transformer](https://arxiv.org/abs/2108.10257).
 
 use super::{
-    MOST_FACTOR, Network, Shapes, UpscalerConfig, conv, count, mapped,
-    tail::{EPS, MEAN, OUTSIDE, Tail, convs, normed, relative_positions},
+    MOST_FACTOR, Network, Shapes, UpscalerConfig, conv, count, length, mapped,
+    tail::{EPS, Layer, MEAN, MOST_WINDOW, OUTSIDE, Tail, convs, normed, relative_positions},
     unshuffle_of,
 };
 use crate::{
     Error,
-    graph::{Activation, Conv, Graph, Value},
+    graph::{Activation, Conv, Graph, Pairs, Value},
     weights::Mapped,
 };
 
-/// The side of the windows of the networks for JPEG pictures. Only these work with colors up to 255.
+/// The side of the windows of the networks for JPEG pictures. Only these work with colors up to
+/// 255.
 const JPEG_WINDOW: usize = 7;
 
 /// The architecture of a SwinIR.
@@ -29,13 +30,6 @@ pub(super) struct SwinIr {
     /// Whether the convolutions after the blocks are three, the middle one a 1 × 1.
     three_convs: bool,
     tail: Tail,
-}
-
-/// A residual group of transformer blocks.
-#[derive(Debug, Clone, PartialEq)]
-struct Layer {
-    blocks: usize,
-    heads: usize,
 }
 
 /// Recognises a network by its first transformer block.
@@ -68,7 +62,7 @@ pub(super) fn recognise(
     let network = SwinIr {
         input,
         width,
-        hidden: vector(shapes, &format!("{block}.mlp.fc1.bias"))?,
+        hidden: length(shapes, &format!("{block}.mlp.fc1.bias"))?,
         window,
         layers: layers(shapes, width)?,
         three_convs: !has("conv_after_body.weight"),
@@ -101,9 +95,12 @@ pub(super) fn is_left_out(name: &str) -> bool {
 fn window(shapes: &Shapes<'_>, block: &str, index: &str) -> Result<usize, String> {
     let table = format!("{block}.attn.relative_position_bias_table");
     let rows = shapes[&*table].first().copied().unwrap_or(0);
-    let window = (2..=64).find(|side| (2 * side - 1) * (2 * side - 1) == rows);
+    let window = (2..=MOST_WINDOW).find(|side| (2 * side - 1) * (2 * side - 1) == rows);
     let window = window.ok_or_else(|| {
-        format!("tensor `{table}` has {rows} rows, expected the square of an odd number")
+        let most = 2 * MOST_WINDOW - 1;
+        format!(
+            "tensor `{table}` has {rows} rows, expected the square of an odd number up to {most}"
+        )
     })?;
     // Files without the index have the same windows.
     match shapes.get(index) {
@@ -133,28 +130,19 @@ fn layers(shapes: &Shapes<'_>, width: usize) -> Result<Vec<Layer>, String> {
         .collect()
 }
 
-/// Returns the length of a vector.
-fn vector(shapes: &Shapes<'_>, name: &str) -> Result<usize, String> {
-    match shapes.get(name) {
-        Some([length]) if *length > 0 => Ok(*length),
-        found => Err(format!(
-            "tensor `{name}` has shape {found:?}, expected a vector"
-        )),
-    }
-}
-
 impl SwinIr {
     /// Writes the network. `picture` and `regions` have sides that are multiples of the window's.
     pub fn write(&self, g: &mut Graph, picture: Value, regions: Value) -> Result<Value, Error> {
         let first = g.conv2d(picture, "conv_first", [self.input, self.width], Conv::SAME)?;
         let mask = g.window_mask(regions, [self.window; 2], OUTSIDE);
+        let pairs = g.pairs(&relative_positions([self.window; 2]));
         let mut x = normed(g, first, "patch_embed.norm", self.width)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let before = x;
             for block in 0..layer.blocks {
                 let name = format!("layers.{index}.residual_group.blocks.{block}");
                 let mask = (block % 2 == 1).then_some(mask);
-                x = self.block(g, x, &name, layer.heads, mask)?;
+                x = self.block(g, x, &name, layer.heads, (pairs, mask))?;
             }
             let name = format!("layers.{index}.conv");
             x = convs(g, x, &name, self.width, self.three_convs)?;
@@ -173,7 +161,7 @@ impl SwinIr {
         image: Value,
         name: &str,
         heads: usize,
-        mask: Option<Value>,
+        (pairs, mask): (Pairs, Option<Value>),
     ) -> Result<Value, Error> {
         let width = self.width;
         let x = g.image_to_sequence(image);
@@ -184,7 +172,7 @@ impl SwinIr {
             h = g.rolled(h, [shift; 2]);
         }
         let (windows, cut) = g.windows(h, [self.window; 2], width);
-        let attended = self.attention(g, windows, &format!("{name}.attn"), heads, mask)?;
+        let attended = self.attention(g, windows, &format!("{name}.attn"), heads, (pairs, mask))?;
         h = g.joined_windows(attended, cut);
         if mask.is_some() {
             h = g.rolled(h, [-shift; 2]);
@@ -206,14 +194,14 @@ impl SwinIr {
         x: Value,
         name: &str,
         heads: usize,
-        mask: Option<Value>,
+        (pairs, mask): (Pairs, Option<Value>),
     ) -> Result<Value, Error> {
         let width = self.width;
         let all = g.linear(x, &format!("{name}.qkv"), width, 3 * width)?;
         let table = format!("{name}.relative_position_bias_table");
         let rows = (2 * self.window - 1) * (2 * self.window - 1);
         let table = g.weight(&table, &[rows, heads])?;
-        let bias = g.bias_of_heads(table, heads, &relative_positions([self.window; 2]));
+        let bias = g.bias_of_heads(table, heads, pairs);
         let biases: Vec<Value> = [Some(bias), mask].into_iter().flatten().collect();
         let scale = ((width / heads) as f32).sqrt().recip();
         let parts = g.parts(all, -1);

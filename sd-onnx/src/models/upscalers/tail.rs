@@ -1,5 +1,5 @@
-//! What SwinIR and DAT have in common: the convolutions after blocks, the layers that make the
-//! picture, and the windows.
+//! What SwinIR and DAT have in common: the groups of blocks, the convolutions after them, the layers
+//! that make the picture, and the windows.
 
 use super::{COLORS, SLOPE, Shapes, check_colors, conv, count, doubled, numbers, shuffle_of};
 use crate::{
@@ -18,6 +18,16 @@ pub(super) const OUTSIDE: f32 = -100.0;
 
 /// The slope of torch's `LeakyReLU` where none is given.
 const SMALL_SLOPE: f32 = 0.01;
+
+/// The largest side of a window. The pairs of its elements take 8 MiB.
+pub(super) const MOST_WINDOW: usize = 32;
+
+/// A residual group of transformer blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Layer {
+    pub blocks: usize,
+    pub heads: usize,
+}
 
 /// The layers that make the picture.
 #[derive(Debug, Clone, PartialEq)]
