@@ -103,6 +103,9 @@ fn unit(control: &Control) -> String {
     )
 }
 
+/// A key of a unit, and whether a value of it can be read.
+type Check = (&'static str, fn(&str) -> bool);
+
 /// A unit of sd-webui-controlnet, as far as it could be read.
 struct Unit<'a>(Vec<(&'a str, &'a str)>);
 
@@ -166,15 +169,16 @@ impl<'a> Unit<'a> {
     fn notes(&self, i: usize) -> Vec<String> {
         let mut notes = Vec::new();
         let key = format!("{} {i}", keys::CONTROL_NET);
-        let is_share = |value: &str| finite(value).is_some_and(|it| (0.0..=1.0).contains(&it));
-        let is_mode = |value: &str| MODES.iter().any(|(name, _)| *name == value);
-        let is_resize = |value: &str| RESIZES.iter().any(|(name, _)| *name == value);
-        let checks: [(&str, &dyn Fn(&str) -> bool); 5] = [
-            ("Weight", &|value| finite(value).is_some()),
-            ("Guidance Start", &is_share),
-            ("Guidance End", &is_share),
-            ("Control Mode", &is_mode),
-            ("Resize Mode", &is_resize),
+        let is_share: fn(&str) -> bool =
+            |value| finite(value).is_some_and(|it| (0.0..=1.0).contains(&it));
+        let is_mode: fn(&str) -> bool = |value| MODES.iter().any(|(name, _)| *name == value);
+        let is_resize: fn(&str) -> bool = |value| RESIZES.iter().any(|(name, _)| *name == value);
+        let checks: [Check; 5] = [
+            ("Weight", |value| finite(value).is_some()),
+            ("Guidance Start", is_share),
+            ("Guidance End", is_share),
+            ("Control Mode", is_mode),
+            ("Resize Mode", is_resize),
         ];
         for (name, is_read) in checks {
             if let Some(value) = self.get(name).filter(|value| !is_read(value)) {
