@@ -25,6 +25,7 @@ use sd_examples::{
 use sd_onnx::{
     Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
     Timings, files,
+    image::RgbImage,
     infotext::{CONTROL_NOTE, MASK_NOTE, PICTURE_NOTE},
 };
 use sd_text::outside::printable;
@@ -130,6 +131,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         _ => false,
     };
     let of_file = differences.into_iter().filter(|it| !is_supplied(it));
+    let of_file = of_file.map(|difference| match (&*difference, infotext) {
+        (CONTROL_NOTE, Some(infotext)) => control_note(infotext, controls.len()),
+        _ => difference,
+    });
     let of_file = of_file.map(|difference| (arguments.like.as_deref(), difference));
     let lost_pass = has_lost_pass.then(|| LOST_PASS.to_owned());
     let lost_pass = lost_pass.filter(|_| arguments.hires.hires.is_none());
@@ -147,6 +152,17 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         like.tell_another_model(&pipeline);
     }
     generate(&pipeline, &request, &stop, arguments)
+}
+
+/// Returns the warning about control pictures of a file, of which only the first ones are given.
+fn control_note(infotext: &Infotext, given: usize) -> String {
+    let any = RgbImage::new(1, 1);
+    let networks = (given..infotext.control_count()).map_while(|i| {
+        let control = infotext.control(i, any.clone())?;
+        Some(format!("--control {}:PICTURE", printable(&control.network)))
+    });
+    let networks: Vec<_> = networks.collect();
+    format!("{CONTROL_NOTE}, as by {}", networks.join(" "))
 }
 
 /// The warning about a second pass that is left out.

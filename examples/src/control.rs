@@ -5,30 +5,36 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use sd_onnx::{
     Builder, Control, ControlMode, ControlPicture, Infotext, Preprocessor, Resize, control_name,
-    files,
 };
 
-use crate::{Failure, start::named};
+use crate::{
+    Failure,
+    start::{named, read, tell_clear},
+};
 
 /// The options that choose control networks and their pictures.
 #[derive(Debug, Clone, Args)]
 pub struct ControlOptions {
-    /// ControlNet, T2I-Adapter or IP-Adapter (a file, or a folder of diffusers), its picture, and
-    /// the weight and the part of the steps in which it acts, such as
-    /// canny.safetensors:edges.png:0.8:0-0.5; may be repeated. The picture can be made on the way
-    /// from any picture: canny@photo.png, canny(50,150)@photo.png, also with threshold,
-    /// blur_gaussian, tile_resample, invert, recolor_luminance and recolor_intensity. The word
-    /// start stands for --image, with a hole where --mask is white [default weight: 1]
+    /// Control network, its picture, weight and share of the steps, such as
+    /// canny.safetensors:edges.png:0.8:0-0.5. The network is a ControlNet, T2I-Adapter or
+    /// IP-Adapter: a file or a diffusers folder. May be repeated. canny@photo.png makes the control
+    /// picture from a photo. Numbers need quotation marks in a shell: "canny(50,150)@photo.png".
+    /// Other names are threshold, blur_gaussian, tile_resample, invert, recolor_luminance and
+    /// recolor_intensity. The word start stands for --image, with a hole where --mask is white
+    /// [default weight: 1, default steps: 0-1]
     #[arg(long, value_name = "PATH:PICTURE[:WEIGHT[:FROM-TO]]", value_parser = spec)]
     pub control: Vec<ControlSpec>,
-    /// What wins where a control picture and the prompt disagree: balanced, prompt, control or
-    /// guess (a control picture without a prompt) [default: balanced]
+    /// What wins where a control picture and the prompt disagree, for all controls: balanced,
+    /// prompt, control, or for ControlNets only guess (a control picture without a prompt)
+    /// [default: balanced]
     #[arg(long, value_name = "MODE", requires = "control", value_parser = named::<ControlMode>)]
     pub control_mode: Option<ControlMode>,
-    /// How control pictures are fitted to another size: stretch, crop or fill [default: stretch]
+    /// How all control pictures are fitted to another size: stretch, crop or fill [default:
+    /// stretch]
     #[arg(long, value_name = "HOW", requires = "control", value_parser = named::<Resize>)]
     pub control_resize: Option<Resize>,
-    /// CLIP vision model of IP-Adapters [default: the folder image_encoder beside the adapter]
+    /// CLIP vision model of IP-Adapters [default: the folder image_encoder that fits, beside the
+    /// adapter, in the folder above, or there in models or sdxl_models]
     #[arg(long, value_name = "PATH", requires = "control")]
     pub image_encoder: Option<PathBuf>,
 }
@@ -96,13 +102,19 @@ fn parts(text: &str) -> Vec<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(':') {
         match parts.last_mut() {
-            Some(drive) if cfg!(windows) && drive.len() == 1 && part.starts_with(['\\', '/']) => {
+            Some(drive) if cfg!(windows) && is_drive(drive) && part.starts_with(['\\', '/']) => {
                 *drive = format!("{drive}:{part}");
             }
             _ => parts.push(part.to_owned()),
         }
     }
     parts
+}
+
+/// Whether a text ends in the letter of a drive, perhaps behind a preprocessor.
+fn is_drive(text: &str) -> bool {
+    let path = text.rsplit_once('@').map_or(text, |(_, path)| path);
+    path.len() == 1
 }
 
 /// Parses a part of the steps, such as `0-0.5`.
@@ -169,18 +181,14 @@ fn given(text: &str) -> Result<Given, String> {
     if taken.any(|(set, given)| given.is_some() && set != given) {
         return Err(format!("a parameter of {name} is out of range"));
     }
-    match path.is_empty() {
-        true => Err("expected a path after the @".to_owned()),
-        false => Ok(file(path, Some(set))),
+    match path {
+        "" => Err("expected a path after the @".to_owned()),
+        "start" => Err("the word start stands for --image as it is, without a preprocessor".into()),
+        path => Ok(file(path, Some(set))),
     }
 }
 
 impl ControlOptions {
-    /// Returns how many controls there are.
-    pub fn count(&self) -> usize {
-        self.control.len()
-    }
-
     /// Adds the control networks to a builder.
     pub fn load(&self, mut builder: Builder) -> Builder {
         let mut added: Vec<&Path> = Vec::new();
@@ -217,8 +225,9 @@ impl ControlOptions {
         let (picture, preprocessor): (ControlPicture, _) = match &spec.picture {
             Given::Start => (ControlPicture::Start, None),
             Given::File { path, preprocessor } => {
-                let picture = files::read_picture(path).map_err(Failure::at(path))?;
-                (picture.rgb.into(), *preprocessor)
+                let (picture, clear) = read(path)?;
+                tell_clear(path, clear.as_ref());
+                (picture.into(), *preprocessor)
             }
         };
         let name = control_name(&spec.network);
@@ -303,6 +312,7 @@ mod tests {
             ("net:canny(0)@a.png", "out of range"),
             ("net:canny(x)@a.png", "\"x\" is no number"),
             ("net:canny@", "expected a path after the @"),
+            ("net:canny@start", "without a preprocessor"),
         ] {
             let error = spec(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");

@@ -408,7 +408,7 @@ fn check_grown(picture: &RgbImage, sides: Sides) -> Result<(), Failure> {
 }
 
 /// Reads a picture, and the mask of its transparent part if it has one.
-fn read(path: &Path) -> Result<(RgbImage, Option<Mask>), Failure> {
+pub(crate) fn read(path: &Path) -> Result<(RgbImage, Option<Mask>), Failure> {
     let read = files::read_picture(path).map_err(Failure::at(path))?;
     let alpha = read
         .alpha
@@ -435,7 +435,7 @@ fn has_mask(infotext: &Infotext) -> bool {
 }
 
 /// Warns that transparency is ignored.
-fn tell_clear(path: &Path, clear: Option<&Mask>) {
+pub(crate) fn tell_clear(path: &Path, clear: Option<&Mask>) {
     if clear.is_some() {
         let path = printable(path.display());
         tell(format_args!("warning: {path}: the transparency is ignored"));

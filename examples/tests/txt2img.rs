@@ -1318,3 +1318,74 @@ fn like_a_picture_of_two_passes_is_the_same_picture() {
     assert!(!stderr.contains("warning"), "{stderr}");
     assert_eq!(again, redrawn);
 }
+
+/// Returns the argument of `--control` for the shipped ControlNet.
+fn edges(rest: &str) -> String {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/emoji");
+    let net = model.join("controlnets/edges");
+    format!("{}:{}{rest}", net.display(), shipped_picture("edges.png"))
+}
+
+#[test]
+fn like_a_picture_with_controls_is_the_same_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let draw = |name: &str, more: &[&str]| {
+        let always = ["--steps", "4", "--seed", "1", "--output", name];
+        let (_, stderr) = TXT2IMG.succeed(path, &[&always, more].concat());
+        (picture(path, name), stderr)
+    };
+    let (plain, _) = draw("plain.png", &["a cat"]);
+    let (nothing, _) = draw("nothing.png", &["a cat", "--control", &edges(":0")]);
+    assert_eq!(nothing, plain);
+    let first = edges(":0.7:0-0.5");
+    let (made, _) = draw(
+        "made.png",
+        &["a cat", "--control", &first, "--control-mode", "control"],
+    );
+    assert_ne!(made, plain);
+    let (full, _) = draw("full.png", &["a cat", "--control", &edges("")]);
+    assert_ne!(made, full);
+    // What the option leaves out is in the file.
+    let (again, stderr) = draw(
+        "again.png",
+        &["--like", "made.png", "--control", &edges("")],
+    );
+    assert_eq!(again, made);
+    assert!(!stderr.contains("warning"), "{stderr}");
+    let (without, stderr) = draw("without.png", &["--like", "made.png"]);
+    assert_eq!(without, plain);
+    assert!(stderr.contains("as by --control edges:PICTURE"), "{stderr}");
+    let canny = edges("").replace(":/", ":canny(50,150)@/");
+    let (other, _) = draw("canny.png", &["a cat", "--control", &canny]);
+    assert_ne!(other, full);
+}
+
+#[test]
+fn controls_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let net = edges("");
+    let lora = shipped_loras()
+        .join("ink.safetensors")
+        .display()
+        .to_string();
+    let lora = format!("{lora}:{}", shipped_picture("edges.png"));
+    for (arguments, code, part) in [
+        (
+            vec!["a cat", "--control", "net"],
+            2,
+            "expected a control network and a picture",
+        ),
+        (vec!["a cat", "--control", "none:none.png"], 1, "none.png"),
+        (vec!["a cat", "--control", &lora], 1, "LoRA"),
+        (
+            vec!["a cat", "--control", &net, "--image-encoder", "clip"],
+            1,
+            "there are none",
+        ),
+        (vec!["a cat", "--control-mode", "guess"], 2, "--control"),
+    ] {
+        TXT2IMG.fail(folder.path(), &arguments, code, part);
+    }
+    assert_eq!(files(folder.path()), [""; 0]);
+}

@@ -184,8 +184,8 @@ pub struct Call<'a> {
     pub guidance: Option<ArrayView1<'a, f32>>,
     /// The extra channels beside the latents, `[batch, channels, h, w]`.
     pub beside: Option<ArrayView4<'a, f32>>,
-    /// The control networks that act in the call. For the outputs of ControlNets and T2I-Adapters,
-    /// the denoiser adds what all of them contribute.
+    /// The control networks that act in the call. The denoiser adds the outputs of all ControlNets
+    /// and T2I-Adapters, and attends to the tokens of IP-Adapters.
     ///
     /// Default: none.
     pub controls: &'a [ControlCall<'a>],

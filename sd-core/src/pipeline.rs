@@ -154,6 +154,8 @@ impl PipelineBuilder {
     /// - the step at which a refiner takes over;
     /// - the number of branches and of tokens of their prompts;
     /// - the noise level at which a start begins, and the rule of its mask;
+    /// - the [controls](crate::Request::controls), with the start if they see it, and the
+    ///   [windows](crate::Request::tiles);
     /// - for a second pass, all of the above again, and the upscaler.
     ///
     /// A picture from a batch differs from the same picture drawn alone only by rounding in the
@@ -380,6 +382,7 @@ impl PipelineBuilder {
             return Err(BuildError::Parts(problem.into()));
         }
         check_prompts("denoiser", inputs, &self.prompts)?;
+        check_controls(inputs)?;
         if let Some(problem) = names_problem(&self.upscalers) {
             return Err(BuildError::Parts(problem));
         }
@@ -404,6 +407,28 @@ impl PipelineBuilder {
         }
         Ok(size)
     }
+}
+
+/// Checks that the control networks have different names, and that their numbers make sense.
+fn check_controls(inputs: &Inputs) -> Result<(), BuildError> {
+    for (i, of) in inputs.controls.iter().enumerate() {
+        let name = printable(&of.name);
+        if inputs.controls[..i]
+            .iter()
+            .any(|other| other.name == of.name)
+        {
+            let problem = format!("two control networks of the denoiser are called `{name}`");
+            return Err(BuildError::Parts(problem));
+        }
+        if of.channels == 0 || of.multiple == 0 {
+            return Err(BuildError::Parts(format!(
+                "the control network `{name}` has {} channels and sides in multiples of {}, \
+                 expected at least 1 of each",
+                of.channels, of.multiple
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a refiner continues what a denoiser with these inputs begins.

@@ -20,18 +20,19 @@ pub const MAX_TILES: usize = 4096;
 /// size that the model knows. The denoiser makes a prediction for each window alone. Overlapping
 /// predictions are averaged, so that the parts fit together without a seam. Every window sees the
 /// whole prompt: "a fox" draws a fox in each of them, unless the run starts from a
-/// [picture](crate::Start) or is a [second pass](crate::Hires). Landscapes and patterns need
-/// neither.
+/// [picture](crate::Start) or is a [second pass](crate::Hires). For landscapes and patterns this
+/// does not matter.
 ///
 /// The method is MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113), diffusers'
 /// `StableDiffusionPanoramaPipeline` and the "Tiled Diffusion" of WebUI's extension
 /// `multidiffusion-upscaler`. With [`TileWeights::Gaussian`], it is Mixture of Diffusers (Jiménez
 /// 2023, arXiv 2302.02412).
 ///
-/// A step takes as many calls as there are windows. Up to
+/// The work of a step grows with the number of windows. Up to
 /// [`max_batch`](crate::PipelineBuilder::max_batch) windows of all pictures of a batch share a
-/// call. A picture that fits into one window is drawn as without windows, bit for bit. Only the
-/// denoiser works in windows: the autoencoder decodes the whole picture at once.
+/// call. With a ControlNet, each window is a call. A picture that fits into one window is drawn as
+/// without windows, bit for bit. Only the denoiser works in windows: the autoencoder decodes the
+/// whole picture at once.
 ///
 /// ```
 /// use sd_core::{Request, Tiles, TileWeights};
@@ -49,9 +50,8 @@ pub struct Tiles {
     /// Width and height of a window in pixels, usually the size that the model was trained with.
     ///
     /// Both are positive multiples of the model's factor
-    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)), which is 8 in Stable Diffusion. With
-    /// a T2I-Adapter, they are multiples of what it [needs](crate::ControlInputs::multiple). A
-    /// window that is larger than the picture is cut to it.
+    /// ([`LatentCodec::factor`](crate::LatentCodec::factor)), which is 8 in Stable Diffusion. A
+    /// window that is larger than the picture is cut to it. T2I-Adapters are refused.
     pub size: [u32; 2],
     /// The number of pixels by which neighboring windows overlap at least. It is smaller than both
     /// sides of a window, and a multiple of the model's factor. The windows are spread evenly over
@@ -200,8 +200,9 @@ fn starts(side: usize, whole: usize, overlap: usize, unit: usize) -> Vec<usize> 
 /// Whether the arrays that such a control network reads belong to places of the picture.
 fn has_places(kind: ControlKind) -> bool {
     match kind {
-        ControlKind::ControlNet | ControlKind::Adapter => true,
-        ControlKind::ImagePrompt => false,
+        ControlKind::ControlNet => true,
+        // T2I-Adapters are refused, because their features are those of the whole picture.
+        ControlKind::Adapter | ControlKind::ImagePrompt => false,
     }
 }
 
@@ -363,9 +364,7 @@ impl Windows {
     /// Returns the parts of the control networks' arrays that lie in the window, for each control.
     /// `None` if the arrays do not belong to places of the picture.
     ///
-    /// Arrays of four dimensions, `[1, channels, h, w]`, cover the whole picture in any resolution:
-    /// the pixels of a ControlNet, or the features of a T2I-Adapter. The plan has checked that
-    /// windows are multiples of what their network needs.
+    /// Arrays of four dimensions, `[1, channels, h, w]`, cover the whole picture in any resolution.
     fn cut_hints(
         &self,
         inputs: &Inputs,

@@ -13,9 +13,10 @@ use common::{Codec, Model, Text, base, prompts};
 use ndarray::{Array3, ArrayD, ArrayViewMut4, IxDyn};
 use sd_core::{
     BoxError, Call, Control, ControlInput, ControlInputs, ControlKind, ControlMode, ControlPicture,
-    Denoiser, GenerateError, Hint, Hires, Inputs, Mask, NetworkReport, Picture, Pipeline, Request,
-    Resize, SchedulerConfig, Start, StopToken,
+    Denoiser, GenerateError, Hint, Hires, Infotext, Inputs, Mask, NetworkReport, Picture, Pipeline,
+    Preprocessor, Request, Resize, SchedulerConfig, Start, StopToken,
     image::{GrayImage, Luma, Rgb, RgbImage},
+    infotext,
 };
 
 /// An active control in a call: the network, the value of its hint, the weight and the factor of
@@ -431,4 +432,177 @@ fn controls_are_json() {
     let request = Request::from_json(short).unwrap();
     let expected = Control::new("lines", ControlPicture::Start);
     assert_eq!(request.controls, [expected]);
+}
+
+#[test]
+fn batches_do_not_mix_starts() {
+    let model = Steered::new();
+    let pipeline = pipeline_with(&model, 4);
+    let start = |value| Start::picture(RgbImage::from_pixel(64, 48, Rgb([value; 3])));
+    let request = |value| {
+        let control = Control::new("lines", ControlPicture::Start);
+        base().start(start(value)).control(control)
+    };
+    let requests = [request(0), request(255)];
+    let together = pipeline.generate_all(&requests).unwrap().pictures;
+    let alone = pipeline_of(&model);
+    for (request, found) in requests.iter().zip(&together) {
+        assert_eq!(drawn(&alone, request).latents, found.latents);
+    }
+}
+
+/// The picture belongs to the whole start, as in sd-webui-controlnet.
+#[test]
+fn a_region_is_cut_out_of_control_pictures() {
+    let model = Steered::new();
+    let pipeline = pipeline_of(&model);
+    // White on the left half, and the mask is in the right half.
+    let halves = RgbImage::from_fn(128, 96, |x, _| Rgb([if x < 64 { 255 } else { 0 }; 3]));
+    let mask = GrayImage::from_fn(128, 96, |x, y| {
+        Luma([if (90..110).contains(&x) && (40..55).contains(&y) {
+            255
+        } else {
+            0
+        }])
+    });
+    let whole = Start::picture(RgbImage::new(128, 96));
+    let part = whole.clone().mask(Mask::new(mask).only_masked(0));
+    for (start, expected) in [(whole, 0.5), (part, 0.0)] {
+        // Half the size, so that the picture is scaled to the size of the start first.
+        let small = halves.clone();
+        let request = base()
+            .size(64, 48)
+            .start(start)
+            .control(Control::new("lines", small));
+        let _ = drawn(&pipeline, &request);
+        let (_, shape, sum) = model.read().remove(0);
+        assert_eq!(shape, [1, 3, 48, 64]);
+        let mean = sum / (3.0 * 48.0 * 64.0);
+        assert!((mean - expected).abs() < 0.01, "{mean}");
+    }
+}
+
+#[test]
+fn networks_of_other_channels_take_values_only() {
+    let mut model = Steered::new();
+    let inputs = &mut Arc::get_mut(&mut model).unwrap().model.inputs;
+    *inputs = inputs
+        .clone()
+        .control(ControlInputs::new("four", ControlKind::ControlNet).channels(4));
+    let pipeline = pipeline_of(&model);
+    let error = pipeline.generate(&base().control(Control::new("four", picture(8, 8))));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("expected values of 4 channels"), "{error}");
+    let values = Array3::from_elem((4, 48, 64), 0.5);
+    let _ = drawn(&pipeline, &base().control(Control::new("four", values)));
+    assert_eq!(model.read()[0].1, [1, 4, 48, 64]);
+}
+
+#[test]
+fn what_no_denoiser_may_have_is_refused() {
+    let net = || ControlInputs::new("lines", ControlKind::ControlNet);
+    for (networks, expected) in [
+        (
+            vec![net(), net()],
+            "two control networks of the denoiser are called `lines`",
+        ),
+        (
+            vec![net().multiple(0)],
+            "has 3 channels and sides in multiples of 0",
+        ),
+        (
+            vec![net().channels(0)],
+            "has 0 channels and sides in multiples of 8",
+        ),
+    ] {
+        let inputs = networks
+            .into_iter()
+            .fold(Inputs::new(4, 4), Inputs::control);
+        let model = Model {
+            inputs,
+            ..Model::default()
+        };
+        let error = common::Fakes::with(model)
+            .builder()
+            .build()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+/// What an infotext of a picture with controls gives back.
+#[test]
+fn infotexts_return_controls() {
+    let mut model = Steered::new();
+    let hostile = "a, \"b\": ü\n<c>";
+    let inputs = &mut Arc::get_mut(&mut model).unwrap().model.inputs;
+    *inputs = inputs
+        .clone()
+        .control(ControlInputs::new(hostile, ControlKind::ControlNet));
+    let pipeline = pipeline_of(&model);
+    let controls = [
+        lines()
+            .weight(0.7)
+            .during(0.1, 0.9)
+            .mode(ControlMode::Guess),
+        Control::new(hostile, picture(64, 48))
+            .resize(Resize::Crop)
+            .preprocessor(Preprocessor::Canny { low: 50, high: 150 }),
+    ];
+    let request = controls
+        .iter()
+        .fold(base(), |request, control| request.control(control.clone()));
+    let made = drawn(&pipeline, &request);
+    let infotext = Infotext::parse(&made.infotext().to_string()).unwrap();
+    assert_eq!(infotext.control_count(), 2);
+    for (i, control) in controls.iter().enumerate() {
+        assert_eq!(infotext.control(i, picture(64, 48)).as_ref(), Some(control));
+    }
+    assert_eq!(infotext.control(2, picture(64, 48)), None);
+    assert_eq!(infotext.control(usize::MAX, picture(64, 48)), None);
+    let again = pipeline.reproduction(&infotext);
+    assert_eq!(again.differences, [infotext::CONTROL_NOTE]);
+    let mut request = again.request;
+    request.controls = controls.to_vec();
+    assert_eq!(drawn(&pipeline, &request).latents, made.latents);
+}
+
+#[test]
+fn infotexts_of_webui_return_units() {
+    let text = |units: &str| {
+        let text =
+            format!("a fox\nSteps: 20, Sampler: Euler, Size: 64x64, {units}, Version: v1.10.1");
+        Infotext::parse(&text).unwrap()
+    };
+    let full = text(
+        "ControlNet 0: \"Module: canny, Model: control_v11p_sd15_canny [d14c016b], Weight: 0.85, \
+         Resize Mode: Crop and Resize, Processor Res: 512, Threshold A: 80, Threshold B: 160, \
+         Guidance Start: 0.1, Guidance End: 0.8, Pixel Perfect: True, Control Mode: My prompt is \
+         more important\"",
+    );
+    let expected = Control::new("control_v11p_sd15_canny", picture(8, 8))
+        .weight(0.85)
+        .during(0.1, 0.8)
+        .mode(ControlMode::Prompt)
+        .resize(Resize::Crop)
+        .preprocessor(Preprocessor::Canny { low: 80, high: 160 });
+    assert_eq!(full.control(0, picture(8, 8)), Some(expected));
+    let notes = |infotext: &Infotext| -> Vec<_> {
+        let differences = infotext.request().differences.into_iter();
+        let of_controls =
+            differences.filter(|it| it.contains("ControlNet") || it.contains("pictures"));
+        of_controls.collect()
+    };
+    // The preprocessor worked at the size of the picture there, too.
+    assert_eq!(notes(&full), [infotext::CONTROL_NOTE]);
+    let depth = text("ControlNet 1: \"Module: depth_midas, Model: depth, Guidance Start: 7\"");
+    assert_eq!(depth.control_count(), 1, "units may have gaps");
+    let control = depth.control(0, picture(8, 8)).unwrap();
+    assert_eq!((&*control.network, control.start), ("depth", 0.0));
+    let notes = notes(&depth);
+    assert!(
+        notes[1].contains("`depth_midas` is not a part"),
+        "{notes:?}"
+    );
 }

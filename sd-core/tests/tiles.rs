@@ -293,8 +293,11 @@ fn what_is_wrong_is_reported() {
     let pixels = ndarray::Array3::<f32>::zeros((3, 128, 64));
     let control = Control::new("depth", ControlPicture::from(pixels));
     let request = tall().control(control).tiles(Tiles::new(64, 96));
-    let error = problem(request);
-    assert!(error.contains("multiples of 64"), "{error}");
+    let error = pipeline.generate(&request).unwrap_err().to_string();
+    assert!(
+        error.contains("because T2I-Adapters see the whole picture"),
+        "{error}"
+    );
     let many = base().size(64, 8 * (MAX_TILES as u32 + 1));
     assert!(problem(many.clone().tiles(Tiles::new(64, 8))).contains("4097"));
     // The second pass alone is too large.

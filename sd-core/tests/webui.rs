@@ -285,7 +285,7 @@ fn each_key_that_is_not_followed_is_named_once() {
     for entry in [
         "Hires checkpoint: other",
         "Eta: 0.5",
-        "ControlNet 0: x",
+        "ControlNet 16: x",
         "VAE: c",
         "Face restoration: GFPGAN",
         "Schedule rho: 5",

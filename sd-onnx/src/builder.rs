@@ -214,6 +214,7 @@ impl Builder {
     ///
     /// Each network is then loaded when it is needed, and the others are unloaded: the text encoder
     /// once per new prompt, the UNet before the first step, and the VAE when a picture is decoded.
+    /// The UNet and its [ControlNets](Self::control) stay loaded together.
     /// Each picture takes longer by the time that loading takes. The pictures are the same. The
     /// files must stay unchanged while the pipeline exists (see [`load`](Self::load)).
     ///
@@ -400,7 +401,9 @@ impl Builder {
     ///
     /// Pictures share a batch only if their requests have the same size, steps, sampler, ladder,
     /// refiner switch, prompt length and number of prompts joined by `AND`, and if either all of
-    /// them or none of them use the negative prompt. The adaptive sampler always runs alone. Except
+    /// them or none of them use the negative prompt. [Controls](crate::Request::controls) and
+    /// [windows](crate::Request::tiles) must be equal, too. The windows of a large picture share
+    /// calls up to this number, unless a ControlNet acts. The adaptive sampler always runs alone. Except
     /// for rounding, a picture is the same in a batch as alone. Loading fails if the value is
     /// outside the range.
     ///
@@ -590,15 +593,24 @@ impl Builder {
     /// Adds a control network: a ControlNet, a T2I-Adapter or an IP-Adapter. Requests use it by
     /// its name, with a picture each ([`Request::control`](crate::Request::control)).
     ///
-    /// The path may be a folder of diffusers or a file, under diffusers' names or the authors' own.
-    /// The name is the folder's, or the file's without its extension. The kind is recognised from
-    /// the tensors. [`handbook::control`](crate::handbook::control) lists what is supported.
+    /// The path is a diffusers folder or a single file, whose tensors have diffusers' names or the
+    /// original authors'. [`control_name`](crate::control_name) describes the network's name. The
+    /// kind is recognised from the tensors. [`handbook::control`](crate::handbook::control) lists what is supported.
     ///
     /// The network must be for a model of the same family, such as SDXL. The UNet's weights are in
     /// memory once, with or without control networks. A ControlNet takes about half as much memory
     /// as the UNet.
     ///
     /// Default: none.
+    ///
+    /// # Errors
+    /// [`load`](Self::load) opens the files. Beside the errors of any file, it returns:
+    ///
+    /// - [`Error::Checkpoint`] if a network is for another family of models or is not supported, or
+    ///   if two networks have the same name.
+    /// - [`Error::Config`] if the class of a folder is not supported.
+    /// - [`Error::Missing`] if an IP-Adapter has no vision model.
+    /// - [`Error::Graph`] if the model's UNet is an ONNX file that another tool exported.
     ///
     /// ```no_run
     /// use sd_onnx::{Control, Request, files};
@@ -636,8 +648,13 @@ impl Builder {
     /// [`load_image_encoder`](Self::load_image_encoder) accepts. Most IP-Adapters need OpenCLIP's
     /// ViT-H/14, and the plain one for SDXL needs ViT-bigG/14.
     ///
-    /// Default: the folder `image_encoder` beside the IP-Adapter's file or in the folder above, as
-    /// in the published repository.
+    /// Default: a folder `image_encoder`, as in the published repository. It is searched beside the
+    /// IP-Adapter's file, in the folder above, and there in `models` and `sdxl_models`. The first
+    /// one whose width fits the IP-Adapter is used.
+    ///
+    /// # Errors
+    /// [`load`](Self::load) returns [`Error::Checkpoint`] if the vision model has another width than
+    /// an IP-Adapter needs, or if there is no IP-Adapter.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder()
@@ -991,6 +1008,7 @@ impl Builder {
             // Control networks act on the model only.
             let settings = ControlSettings {
                 paths: &[],
+                image_encoder: None,
                 ..self.control_settings()
             };
             let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use image::{GrayImage, Luma, RgbImage};
+use image::{GrayImage, Rgb, RgbImage};
 use ndarray::{Array4, ArrayView2, Axis, Zip, s};
 
 use super::{
     Control, ControlCall, ControlInput, ControlInputs, ControlKind, ControlLayers, ControlMode,
     ControlPicture, Hint, Preprocessor,
 };
-use crate::{Denoiser, GenerateError, ImageSize, Resize, Stage, Start, StopToken, start::Prepared};
+use crate::{
+    Denoiser, GenerateError, ImageSize, Stage, Start, StopToken,
+    start::{Prepared, Region},
+};
 
 /// A control of a run, with what the network has read from its picture.
 #[derive(Debug, Clone)]
@@ -86,6 +89,8 @@ impl EncodedControl {
     /// Returns the call of the network in step `step` of a run of `steps` steps, for the prompt or
     /// for the negative prompt. `None` if the picture does not act.
     pub fn call(&self, negative: bool, step: usize, steps: usize) -> Option<ControlCall<'_>> {
+        // A sampler may make more steps than there are rungs.
+        let step = step.min(steps.saturating_sub(1));
         let share = |step: usize| step as f32 / steps.max(1) as f32;
         let [start, end] = self.during;
         if share(step) < start || share(step + 1) > end {
@@ -118,28 +123,45 @@ fn values(
     start: Option<&Start>,
     size: ImageSize,
 ) -> Array4<f32> {
+    let prepared = || start.and_then(|start| Prepared::new(start, size));
     match &control.picture {
         ControlPicture::Pixels(_) => {
-            let picture = pixels(control);
-            if control.preprocessor == Preprocessor::None {
-                return of_picture(&picture, control.resize, inputs, size);
-            }
-            let fitted = control.resize.to(&picture, [size.width(), size.height()]);
-            let made = control.preprocessor.apply(&fitted);
-            let made = made.expect("the plan has checked the parameters");
-            of_picture(&made, control.resize, inputs, size)
+            let drawn_in_part = start.filter(|start| start.only_masked().is_some());
+            let region = drawn_in_part.and_then(|_| prepared()?.region);
+            of_picture(&fitted(control, region, inputs, size), inputs)
         }
         ControlPicture::Values(values) => values.to_owned().insert_axis(Axis(0)),
         ControlPicture::Start => {
-            let prepared = start.and_then(|start| Prepared::new(start, size));
-            let prepared = prepared.expect("the plan has checked that there is a picture");
-            let mut values = of_picture(&prepared.picture, Resize::Stretch, inputs, size);
+            let prepared = prepared().expect("the plan has checked that there is a picture");
+            let mut values = of_picture(&prepared.picture, inputs);
             if let Some(mask) = &prepared.mask {
                 hide(&mut values, mask);
             }
             values
         }
     }
+}
+
+/// Fits the picture of a control to the size of the run, and lets its preprocessor work on it. If
+/// only a region of the start is drawn, the same region of the picture is used.
+fn fitted(
+    control: &Control,
+    region: Option<Region>,
+    inputs: &ControlInputs,
+    size: ImageSize,
+) -> RgbImage {
+    let mut picture = pixels(control);
+    if inputs.channels == 1 && control.preprocessor == Preprocessor::None {
+        // Pillow rounds the luminance before it scales.
+        picture = luminance(&picture);
+    }
+    let to = [size.width(), size.height()];
+    let fitted = match region {
+        Some(region) => region.of(&picture, control.resize, to),
+        None => control.resize.to(&picture, to),
+    };
+    let made = control.preprocessor.apply(&fitted);
+    made.expect("the plan has checked the parameters")
 }
 
 /// Sets the pixels under a mask to −1, as in diffusers' inputs for ControlNets of inpainting.
@@ -167,38 +189,22 @@ fn pixels(control: &Control) -> RgbImage {
     picture.expect("the plan has checked the shape")
 }
 
-/// Fits a picture to the size of the run, and returns its values, `0.0..=1.0`.
-fn of_picture(
-    picture: &RgbImage,
-    resize: Resize,
-    inputs: &ControlInputs,
-    size: ImageSize,
-) -> Array4<f32> {
-    let to = [size.width(), size.height()];
-    let value = |byte: u8| f32::from(byte) / 255.0;
-    let shape = (
-        1,
-        inputs.channels,
-        size.height() as usize,
-        size.width() as usize,
-    );
-    if inputs.channels == 1 {
-        let gray = resize.to(&luminance(picture), to);
-        return Array4::from_shape_fn(shape, |(_, _, y, x)| {
-            value(gray.get_pixel(x as u32, y as u32).0[0])
-        });
-    }
-    let fitted = resize.to(picture, to);
+/// Returns the values of a picture, `0.0..=1.0`.
+fn of_picture(picture: &RgbImage, inputs: &ControlInputs) -> Array4<f32> {
+    let gray = (inputs.channels == 1).then(|| luminance(picture));
+    let picture = gray.as_ref().unwrap_or(picture);
+    let (width, height) = picture.dimensions();
+    let shape = (1, inputs.channels, height as usize, width as usize);
     Array4::from_shape_fn(shape, |(_, c, y, x)| {
-        value(fitted.get_pixel(x as u32, y as u32).0[c])
+        f32::from(picture.get_pixel(x as u32, y as u32).0[c]) / 255.0
     })
 }
 
-/// Returns the luminance of a picture, as Pillow converts RGB to gray.
-fn luminance(picture: &RgbImage) -> GrayImage {
-    GrayImage::from_fn(picture.width(), picture.height(), |x, y| {
+/// Returns a picture in gray, by its luminance, as Pillow converts RGB.
+fn luminance(picture: &RgbImage) -> RgbImage {
+    RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
         let [red, green, blue] = picture.get_pixel(x, y).0.map(u32::from);
         let sum = red * 19_595 + green * 38_470 + blue * 7_471 + 0x8000;
-        Luma([(sum >> 16) as u8])
+        Rgb([(sum >> 16) as u8; 3])
     })
 }

@@ -25,8 +25,9 @@ pub const MAX_CONTROLS: usize = 16;
 /// picture were a part of the prompt. The pipeline lists its networks as
 /// [`controls`](crate::Inputs::controls) of the denoiser's inputs.
 ///
-/// Controls act on both passes of a request with a [second pass](crate::Hires), and not on a
-/// refiner.
+/// A request has at most [`MAX_CONTROLS`] controls. It may use a ControlNet or a T2I-Adapter
+/// several times, but each IP-Adapter only once. Controls act on both passes of a request with a
+/// [second pass](crate::Hires), and not on a refiner.
 ///
 /// ```
 /// use sd_core::{Control, Request, image::RgbImage};
@@ -42,9 +43,15 @@ pub const MAX_CONTROLS: usize = 16;
 #[non_exhaustive]
 pub struct Control {
     /// The name of the control network: the [name](ControlInputs::name) that the pipeline has for
-    /// it, usually the name of its file without the extension.
+    /// it. In `sd-onnx`, `control_name` describes the rule: usually it is the name of the file without
+    /// the extension.
     pub network: String,
     /// The picture.
+    ///
+    /// With [`Mask::only_masked`](crate::Mask::only_masked), it covers the whole start: it is fitted
+    /// to the size of the start, and the drawn region is cut out of both.
+    /// [`ControlPicture::Values`] are not cut and must show only the region that is drawn. An
+    /// IP-Adapter sees the whole picture.
     pub picture: ControlPicture,
     /// How strongly the picture acts, a finite number. 0.5 to 1.5 is useful. At 0 the network is
     /// not called, and the result is the same as without the control.
@@ -56,7 +63,9 @@ pub struct Control {
     ///
     /// The rule is diffusers' (`control_guidance_start` and `control_guidance_end`): in a run of
     /// `n` steps, the picture acts in step `i`, counted from 0, if `i / n >= start` and
-    /// `(i + 1) / n <= end`. A run that starts from a picture has fewer steps than its ladder.
+    /// `(i + 1) / n <= end`. In a run of 20 steps, `during(0.0, 0.5)` acts in the first ten. A
+    /// sampler such as Heun calls the network twice in a step, but only the steps are counted. A run
+    /// that starts from a picture has fewer steps than its ladder.
     ///
     /// Default: 0.
     #[serde(default)]
@@ -100,17 +109,18 @@ pub enum ControlPicture {
     /// luminance.
     Pixels(ArcArray<u8, Ix3>),
     /// Values as the network takes them, `[channels, height, width]` in the size of the request,
-    /// usually `0.0..=1.0`. An IP-Adapter does not accept them.
+    /// usually `0.0..=1.0`. All numbers must be finite. A request with a second pass in a larger
+    /// size refuses them, because they are not resized. An IP-Adapter does not accept them.
     Values(ArcArray<f32, Ix3>),
     /// The picture in [`Request::start`](crate::Request::start), in which the pixels under the mask
-    /// are −1: the input of a ControlNet for inpainting. Without a mask, the whole picture. An
-    /// IP-Adapter does not accept it.
+    /// are −1: the input of a ControlNet for inpainting. Without a mask, nothing is hidden.
+    /// An IP-Adapter does not accept it.
     Start,
 }
 
 /// Whether the picture of a [`Control`] or the prompt wins where they disagree.
 ///
-/// The first three modes are those of sd-webui-controlnet, which have the names in quotation marks.
+/// The names in quotation marks are sd-webui-controlnet's.
 /// A T2I-Adapter has four layers, whose factors in the second and the third mode are 0.25, 0.62,
 /// 0.825 and 1. The factors of a ControlNet's layers are 0.825^(12 − i), where `i` counts the
 /// layers from 0.
@@ -123,10 +133,10 @@ pub enum ControlMode {
     /// All layers act fully, on the prompt and on the negative prompt: "Balanced".
     #[default]
     Balanced,
-    /// Layers act less, the earlier the weaker: "My prompt is more important".
+    /// Each layer has a smaller factor than the next one: "My prompt is more important".
     Prompt,
-    /// As [`Prompt`](Self::Prompt), but only on the prediction for the prompt, so that guidance
-    /// enlarges the effect: "ControlNet is more important".
+    /// The same factors, but the network acts only on the prediction for the prompt. Guidance then
+    /// enlarges its effect: "ControlNet is more important".
     Control,
     /// diffusers' `guess_mode`, for ControlNets and without a prompt. Only the prediction for the
     /// prompt is changed, and the factors of the layers grow from 0.1 to 1 in equal ratios. A

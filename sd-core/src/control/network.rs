@@ -1,4 +1,4 @@
-//! What control networks are to a denoiser.
+//! Describes control networks to a denoiser.
 
 use image::RgbImage;
 use ndarray::{ArrayD, ArrayView4};
@@ -22,7 +22,7 @@ pub struct ControlInputs {
     ///
     /// Default: 3.
     pub channels: usize,
-    /// The number of pixels of which the sides of its picture must be multiples.
+    /// The sides of its picture must be multiples of this number of pixels.
     ///
     /// Default: 8.
     pub multiple: usize,
@@ -78,12 +78,13 @@ impl ControlInputs {
     }
 }
 
-/// The picture that a control network reads, once per run and size.
+/// The picture that a control network reads, once for each control and pass of a request.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum ControlInput<'a> {
     /// The values of the picture, `[1, channels, height, width]` in the size of the run, for
-    /// ControlNets and T2I-Adapters. They are `0.0..=1.0`, except that masked pixels are −1.
+    /// ControlNets and T2I-Adapters. They are `0.0..=1.0`, except that masked pixels are −1. The
+    /// values of [`ControlPicture::Values`](crate::ControlPicture::Values) may be any finite numbers.
     Values(ArrayView4<'a, f32>),
     /// The picture in its own size, for IP-Adapters.
     Pixels(&'a RgbImage),
@@ -91,8 +92,8 @@ pub enum ControlInput<'a> {
 
 /// What a control network has read from a picture.
 ///
-/// Its meaning is the denoiser's own: the values of the picture for a ControlNet, features for a
-/// T2I-Adapter, tokens for an IP-Adapter.
+/// Only the denoiser interprets the arrays: for a ControlNet the embedded picture or its values,
+/// features for a T2I-Adapter, tokens for an IP-Adapter.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Hint {

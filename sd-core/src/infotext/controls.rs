@@ -26,6 +26,16 @@ struct Recorded {
     preprocessor: Preprocessor,
 }
 
+impl Recorded {
+    fn is_usable(&self) -> bool {
+        let share = 0.0..=1.0;
+        self.weight.is_finite()
+            && share.contains(&self.start)
+            && share.contains(&self.end)
+            && self.start <= self.end
+    }
+}
+
 /// sd-webui-controlnet's names of the modes. It has no name for the last one.
 const MODES: [(&str, ControlMode); 4] = [
     ("Balanced", ControlMode::Balanced),
@@ -93,6 +103,9 @@ fn unit(control: &Control) -> String {
     )
 }
 
+/// A key of a unit, and whether a value of it can be read.
+type Check = (&'static str, fn(&str) -> bool);
+
 /// A unit of sd-webui-controlnet, as far as it could be read.
 struct Unit<'a>(Vec<(&'a str, &'a str)>);
 
@@ -134,8 +147,12 @@ impl<'a> Unit<'a> {
     fn control(&self, picture: ControlPicture) -> Control {
         let mut control = Control::new(self.model(), picture);
         control.weight = self.number("Weight").unwrap_or(control.weight);
-        control.start = self.number("Guidance Start").unwrap_or(control.start);
-        control.end = self.number("Guidance End").unwrap_or(control.end);
+        let share = |key| self.number(key).filter(|share| (0.0..=1.0).contains(share));
+        let start = share("Guidance Start").unwrap_or(control.start);
+        let end = share("Guidance End").unwrap_or(control.end);
+        if start <= end {
+            control = control.during(start, end);
+        }
         let named = |name: Option<&str>| MODES.iter().find(|(known, _)| Some(*known) == name);
         if let Some((_, mode)) = named(self.get("Control Mode")) {
             control.mode = *mode;
@@ -152,6 +169,25 @@ impl<'a> Unit<'a> {
     fn notes(&self, i: usize) -> Vec<String> {
         let mut notes = Vec::new();
         let key = format!("{} {i}", keys::CONTROL_NET);
+        let is_share: fn(&str) -> bool =
+            |value| finite(value).is_some_and(|it| (0.0..=1.0).contains(&it));
+        let is_mode: fn(&str) -> bool = |value| MODES.iter().any(|(name, _)| *name == value);
+        let is_resize: fn(&str) -> bool = |value| RESIZES.iter().any(|(name, _)| *name == value);
+        let checks: [Check; 5] = [
+            ("Weight", |value| finite(value).is_some()),
+            ("Guidance Start", is_share),
+            ("Guidance End", is_share),
+            ("Control Mode", is_mode),
+            ("Resize Mode", is_resize),
+        ];
+        for (name, is_read) in checks {
+            if let Some(value) = self.get(name).filter(|value| !is_read(value)) {
+                let value = printable(value);
+                notes.push(format!(
+                    "`{key}`: `{name}: {value}` cannot be used, so the default is used"
+                ));
+            }
+        }
         let module = self.get("Module").unwrap_or("none");
         if self.preprocessor().is_none() {
             notes.push(format!(
@@ -176,9 +212,7 @@ impl Infotext {
     pub fn control_count(&self) -> usize {
         match self.recorded_controls() {
             Some(recorded) => recorded.len().min(MAX_CONTROLS),
-            None => (0..MAX_CONTROLS)
-                .take_while(|&i| self.unit(i).is_some())
-                .count(),
+            None => self.units().count(),
         }
     }
 
@@ -191,7 +225,7 @@ impl Infotext {
     /// ```
     /// use sd_core::{Infotext, image::RgbImage};
     ///
-    /// let text = "a fox\nSteps: 20, ControlNet 0: \"Module: none, Model: canny [d14c016b], \
+    /// let text = "a fox\nSteps: 20, Seed: 1, ControlNet 0: \"Module: none, Model: canny [d14c016b], \
     ///             Weight: 0.8, Guidance Start: 0, Guidance End: 0.5\"";
     /// let control = Infotext::parse(text)?.control(0, RgbImage::new(8, 8)).unwrap();
     /// assert_eq!((&*control.network, control.weight, control.end), ("canny", 0.8, 0.5));
@@ -202,7 +236,8 @@ impl Infotext {
             return None;
         }
         let Some(recorded) = self.recorded_controls() else {
-            return Some(self.unit(index)?.control(picture.into()));
+            let (_, unit) = self.units().nth(index)?;
+            return Some(unit.control(picture.into()));
         };
         let of = recorded.into_iter().nth(index)?;
         let mut control = Control::new(of.network, picture);
@@ -212,31 +247,36 @@ impl Infotext {
         Some(control)
     }
 
-    /// Returns whether control `index` of the run has the picture that the run started from.
-    pub fn control_is_start(&self, index: usize) -> bool {
-        let recorded = self.recorded_controls().unwrap_or_default();
-        recorded.get(index).is_some_and(|of| of.picture.is_empty())
-    }
-
     fn recorded_controls(&self) -> Option<Vec<Recorded>> {
         let recorded = self.get(keys::SD_CONTROLS).filter(|_| !self.is_foreign())?;
-        serde_json::from_str(recorded).ok()
+        let recorded: Vec<Recorded> = serde_json::from_str(recorded).ok()?;
+        recorded.iter().all(Recorded::is_usable).then_some(recorded)
     }
 
-    fn unit(&self, index: usize) -> Option<Unit<'_>> {
-        let value = self.get(&format!("{} {index}", keys::CONTROL_NET))?;
-        Some(Unit::parse(value))
+    /// Returns the units of sd-webui-controlnet with their numbers, which may have gaps.
+    fn units(&self) -> impl Iterator<Item = (usize, Unit<'_>)> {
+        let unit = |i| {
+            let value = self.get(&format!("{} {i}", keys::CONTROL_NET))?;
+            Some((i, Unit::parse(value)))
+        };
+        (0..MAX_CONTROLS).filter_map(unit)
     }
 
     /// Returns the differences of a run that pictures steered.
     pub(super) fn control_notes(&self) -> Vec<String> {
-        if self.control_count() == 0 {
+        let is_recorded = !self.is_foreign() && self.get(keys::SD_CONTROLS).is_some();
+        if self.control_count() == 0 && !is_recorded {
             return Vec::new();
         }
         let mut notes = vec![CONTROL_NOTE.to_owned()];
+        if is_recorded && self.recorded_controls().is_none() {
+            let key = keys::SD_CONTROLS;
+            notes.push(format!(
+                "`{key}` cannot be read, so options of controls may be missing"
+            ));
+        }
         if self.recorded_controls().is_none() {
-            let units = (0..MAX_CONTROLS).map_while(|i| Some((i, self.unit(i)?)));
-            notes.extend(units.flat_map(|(i, unit)| unit.notes(i)));
+            notes.extend(self.units().flat_map(|(i, unit)| unit.notes(i)));
         }
         notes
     }
@@ -247,6 +287,6 @@ pub(super) fn is_unit(key: &str) -> bool {
     let index = key
         .strip_prefix(keys::CONTROL_NET)
         .and_then(|rest| rest.strip_prefix(' '));
-    let index = index.and_then(|index| index.parse::<usize>().ok());
-    index.is_some_and(|index| index < MAX_CONTROLS)
+    let index = index.and_then(|index| Some((index, index.parse::<usize>().ok()?)));
+    index.is_some_and(|(text, index)| index < MAX_CONTROLS && text == index.to_string())
 }

@@ -142,6 +142,20 @@ fn check_picture(
             format!("in {size}, the size of the request"),
         );
     }
+    if of.kind == ControlKind::Adapter && request.tiles.is_some() {
+        let expected = "a ControlNet or an IP-Adapter, because T2I-Adapters see the whole picture \
+                        and not windows";
+        add(".network", expected.to_owned(), quoted(&of.name));
+    }
+    let is_values = matches!(control.picture, ControlPicture::Values(_));
+    if !is_prompt && !is_values && ![1, 3].contains(&of.channels) {
+        let expected = format!(
+            "values of {} channels, which the network reads",
+            of.channels
+        );
+        add(".picture", expected, "a picture in pixels".to_owned());
+        return;
+    }
     match &control.picture {
         ControlPicture::Pixels(pixels) => {
             let (height, width, channels) = pixels.dim();

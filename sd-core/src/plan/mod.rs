@@ -23,8 +23,8 @@ use self::{
 };
 pub(crate) use self::{prompts::embedding_problem, second::Second};
 use crate::{
-    Conditioning, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall, LoraNetworks, MAX_COUNT,
-    Problem, Problems, RefinerShare, RefinerSwitch, Request, StopToken,
+    Conditioning, ControlPicture, GenerateError, ImageSize, Inputs, LatentCodec, LoraCall,
+    LoraNetworks, MAX_COUNT, Problem, Problems, RefinerShare, RefinerSwitch, Request, StopToken,
     control::EncodedControl,
     defaults::Chosen,
     lora,
@@ -155,6 +155,19 @@ impl Planned {
         self.sampler.needs().one_picture || second.is_some_and(|it| it.planned.stays_alone())
     }
 
+    /// Returns whether the control networks read the same for both requests.
+    fn controls_fit(&self, other: &Self) -> bool {
+        let controls = &self.request.controls;
+        // These see the start and its mask.
+        let sees_start = controls.iter().any(|control| {
+            let start = self.request.start.as_ref();
+            let is_cut = start.is_some_and(|start| start.only_masked().is_some());
+            control.picture == ControlPicture::Start || is_cut
+        });
+        *controls == other.request.controls
+            && (!sees_start || self.request.start == other.request.start)
+    }
+
     /// Returns whether pictures of both requests can share a batch, provided that their prompts
     /// have the same number of tokens. Everything that the loop uses must be the same, and so must
     /// the number of branches.
@@ -180,7 +193,7 @@ impl Planned {
             && self.of_timesteps == other.of_timesteps
             && self.refiner_from == other.refiner_from
             && self.loras == other.loras
-            && self.request.controls == other.request.controls
+            && self.controls_fit(other)
             && self.windows == other.windows
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()

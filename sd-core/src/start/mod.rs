@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     encoded::{Begin, Clean, EncodedMask, EncodedStart, StartBeside, encode},
-    prepared::{Finish, Prepared},
+    prepared::{Finish, Prepared, Region},
 };
 pub use self::{
     mask::{Mask, MaskRule, MaskedContent},
@@ -291,6 +291,11 @@ impl Start {
     /// Returns everything that is wrong, apart from the strength's steps. `shape` is the expected
     /// shape of latents: count, channels, height and width. `is_edit` is whether the model is an
     /// instruct-pix2pix model.
+    /// Returns the padding of the region around the mask, if only a region is drawn.
+    pub(crate) fn only_masked(&self) -> Option<u32> {
+        self.mask.as_ref()?.only_masked
+    }
+
     pub(crate) fn problems(
         &self,
         shape: [usize; 4],

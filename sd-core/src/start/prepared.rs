@@ -1,6 +1,6 @@
 //! The picture of a start and its mask, as the run and the finished picture need them.
 
-use image::{GrayImage, RgbImage, imageops};
+use image::{GrayImage, ImageBuffer, Pixel, RgbImage, imageops};
 use ndarray::{Array2, Array4, ArrayView2, Axis, Zip};
 
 use super::{Mask, MaskRule, MaskedContent, Resize, Start, StartFrom};
@@ -21,8 +21,38 @@ pub(crate) struct Prepared {
     pub picture: RgbImage,
     /// The mask: 0 or 255, or gray values if its rule uses them.
     pub mask: Option<GrayImage>,
+    /// The part of the original that is drawn, if it is only a part.
+    pub region: Option<Region>,
     /// What happens to the finished picture.
     pub finish: Finish,
+}
+
+/// A part of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// `[x, y, width, height]`.
+    area: [u32; 4],
+    /// The width and height of the whole picture.
+    of: [u32; 2],
+}
+
+impl Region {
+    /// Cuts the same part out of another picture, which is first fitted to the size of the whole
+    /// one, and fits it to the size in which the run draws.
+    pub fn of<P>(
+        self,
+        picture: &ImageBuffer<P, Vec<u8>>,
+        resize: Resize,
+        to: [u32; 2],
+    ) -> ImageBuffer<P, Vec<u8>>
+    where
+        P: Pixel<Subpixel = u8> + 'static,
+    {
+        let [x, y, width, height] = self.area;
+        let whole = resize.to(picture, self.of);
+        let part = imageops::crop_imm(&whole, x, y, width, height).to_image();
+        Resize::Fill.to(&part, to)
+    }
 }
 
 impl Prepared {
@@ -49,11 +79,11 @@ impl Prepared {
     }
 
     fn plain(picture: RgbImage) -> Self {
-        let (mask, finish) = (None, Finish::default());
         Self {
             picture,
-            mask,
-            finish,
+            mask: None,
+            region: None,
+            finish: Finish::default(),
         }
     }
 
@@ -87,6 +117,7 @@ impl Prepared {
                 .iter_mut()
                 .for_each(|value| *value = if *value < 128 { 0 } else { 255 });
         }
+        let of = [original.width(), original.height()];
         let mut finish = Finish::default();
         if mask.keep_original {
             finish.kept = Some(match region {
@@ -110,6 +141,7 @@ impl Prepared {
         Self {
             picture,
             mask: Some(drawn),
+            region: region.map(|area| Region { area, of }),
             finish,
         }
     }

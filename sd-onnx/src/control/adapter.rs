@@ -9,7 +9,7 @@ use crate::{
     contiguous::Contiguous,
     engine::Engine,
     models::{
-        t2i_adapter::{self, PICTURE, T2iAdapterConfig, feature},
+        t2i_adapter::{self, PICTURE, T2iAdapterConfig},
         unet::{UnetConfig, feature_name},
     },
     network::{Network, NetworkCall},
@@ -39,10 +39,17 @@ impl Adapter {
     ) -> Result<Self, Error> {
         t2i_adapter::check(&config, &weights)?;
         let own: Vec<_> = config.outputs().collect();
-        let taken = unet.feature_shapes([64, 64]).into_iter();
-        let taken: Vec<_> = taken.map(|[channels, ..]| channels).collect();
+        let taken = unet.feature_shapes([64, 64]);
+        let first = taken[0][1];
+        let taken = taken
+            .into_iter()
+            .map(|[channels, height, _]| (channels, (first / height).ilog2()));
+        let taken: Vec<_> = taken.collect();
         if !taken.starts_with(&own) {
-            let [own, taken] = [own, taken].map(|channels| format!("{channels:?} channels"));
+            let [own, taken] = [own, taken].map(|features| {
+                let (channels, halved): (Vec<_>, Vec<_>) = features.into_iter().unzip();
+                format!("features of {channels:?} channels, halved {halved:?} times")
+            });
             return Err(misfit(weights.path(), "a T2I-Adapter", &own, &taken));
         }
         let of_graph = config.clone();
@@ -77,7 +84,7 @@ impl Adapter {
     pub fn read(&self, picture: ArrayView4<'_, f32>, stop: &StopToken) -> Result<Hint, BoxError> {
         let picture = Contiguous::new(picture);
         let inputs = [(PICTURE, picture.input())];
-        let names: Vec<_> = (0..self.features).map(feature).collect();
+        let names: Vec<_> = (0..self.features).map(feature_name).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let call = NetworkCall::new(&inputs);
         Ok(Hint::new(self.network.run_all(call, stop, &names)?))

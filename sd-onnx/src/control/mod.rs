@@ -14,7 +14,7 @@ use sd_core::{
     BoxError, Call, ControlInput, ControlInputs, ControlKind, Hint, NetworkReport, Seamless,
     StopToken,
 };
-use sd_text::outside::printable;
+use sd_text::outside::{chain, printable};
 
 pub use self::files::control_name;
 pub(crate) use self::files::{CONTROL_NET, ControlFiles};
@@ -112,6 +112,7 @@ impl Controls {
         engine: &Engine,
     ) -> Result<Self, Error> {
         let mut controls = Self::default();
+        let mut encoders = Vec::new();
         for ControlPath { name, path } in settings.paths {
             let name = name.clone().unwrap_or_else(|| name_of(path));
             if controls
@@ -126,11 +127,17 @@ impl Controls {
                     problem,
                 });
             }
-            let opened = controls.opened(&name, path, settings, unet, engine)?;
+            let opened = controls.opened(&name, path, settings, unet, engine, &mut encoders)?;
             controls.networks.push(opened);
             controls.unet = Some(unet.clone());
         }
-        Ok(controls)
+        match settings.image_encoder {
+            Some(path) if controls.pictures().next().is_none() => Err(Error::Checkpoint {
+                path: path.to_path_buf(),
+                problem: "this vision model was given for IP-Adapters, but there are none".into(),
+            }),
+            _ => Ok(controls),
+        }
     }
 
     fn opened(
@@ -140,6 +147,7 @@ impl Controls {
         settings: &ControlSettings<'_>,
         unet: &UnetConfig,
         engine: &Engine,
+        encoders: &mut Vec<(PathBuf, ImageEncoder)>,
     ) -> Result<(ControlInputs, ControlNetwork), Error> {
         Ok(match ControlFiles::open(path, settings.variant)? {
             ControlFiles::Net { config, weights } => {
@@ -163,8 +171,17 @@ impl Controls {
                            `image_encoder` beside the file"
                         .into(),
                 })?;
-                let files = VisionFiles::open(&encoder, settings.variant)?;
-                let encoder = ImageEncoder::new(files, engine)?;
+                let known = encoders.iter().find(|(path, _)| *path == encoder);
+                let encoder = match known {
+                    // Clones share the network.
+                    Some((_, encoder)) => encoder.clone(),
+                    None => {
+                        let files = VisionFiles::open(&encoder, settings.variant)?;
+                        let loaded = ImageEncoder::new(files, engine)?;
+                        encoders.push((encoder, loaded.clone()));
+                        loaded
+                    }
+                };
                 let picture = PicturePrompt::new(config, weights, encoder, unet, engine)?;
                 let index = self.prompts().len();
                 let inputs = picture.inputs(name);
@@ -266,13 +283,16 @@ impl Controls {
     pub fn values(&self, call: &Call<'_>) -> Result<Values, BoxError> {
         let mut values = self.no_values(call);
         for control in call.controls {
-            match &self.network(control.network)?.1 {
-                ControlNetwork::Net(net) => net.add(call, control, &mut values)?,
-                ControlNetwork::Adapter(adapter) => adapter.add(control, &mut values)?,
+            let (inputs, network) = self.network(control.network)?;
+            let added = match network {
+                ControlNetwork::Net(net) => net.add(call, control, &mut values),
+                ControlNetwork::Adapter(adapter) => adapter.add(control, &mut values),
                 ControlNetwork::Picture(index, picture) => {
-                    picture.set(*index, control, &mut values)?;
+                    picture.set(*index, control, &mut values)
                 }
-            }
+            };
+            let name = printable(&inputs.name);
+            added.map_err(|error| format!("the control network `{name}`: {}", chain(&*error)))?;
         }
         Ok(values)
     }
@@ -304,8 +324,8 @@ impl Controls {
         Values(values)
     }
 
-    /// Loads the networks that run in every step, for the sizes of a call. The others are loaded at
-    /// their first use.
+    /// Loads the networks that run in every step, for the sizes of a call. T2I-Adapters and the
+    /// projections of IP-Adapters are loaded at their first use.
     pub fn prepare(&self, call: &Call<'_>) -> Result<(), Error> {
         self.networks.iter().try_for_each(|(_, of)| match of {
             ControlNetwork::Net(net) => net.prepare(call),

@@ -46,15 +46,7 @@ impl ControlNet {
         engine: &Engine,
     ) -> Result<Self, Error> {
         check_fits(&config, &weights, unet)?;
-        weights.check(
-            control_net::CLASS,
-            |_| false,
-            |outline| {
-                let dialect = Default::default();
-                control_net::embedding(&config, outline, dialect)?;
-                control_net::graph(&config, outline, dialect).map(drop)
-            },
-        )?;
+        control_net::check(&config, &weights)?;
         let skips = config.unet.residual_shapes([64, 64]).len() - 1;
         let outputs = (0..skips).map(|skip| residual_name(Some(skip)));
         let weights = Arc::new(weights);

@@ -60,9 +60,13 @@ impl PicturePrompt {
             return Err(Error::Checkpoint {
                 path: weights.path().to_path_buf(),
                 problem: format!(
-                    "the file is {}, which needs a vision model whose states have a width of {}, but the one \
-                     that was loaded has {given}",
+                    "the file is {}, which needs a vision model with {} of width {}, but the \
+                     vision model that was loaded has {given}",
                     config.name(),
+                    match config.takes_hidden() {
+                        true => "hidden states",
+                        false => "embeddings",
+                    },
                     config.input
                 ),
             });

@@ -24,7 +24,8 @@ use crate::{
     graph::{Dialect, Model},
     models::{
         image_prompt::{self, EMBEDS, HIDDEN, ImagePromptConfig, TOKENS},
-        t2i_adapter::{self, PICTURE, T2iAdapterConfig, feature},
+        t2i_adapter::{self, PICTURE, T2iAdapterConfig},
+        unet::feature_name,
     },
     session::{Input, Session},
     weights::Weights,
@@ -170,8 +171,12 @@ fn t2i_adapters_as_diffusers() {
                     shape.insert(0, 1);
                     picture.iter_mut().for_each(|value| *value /= 255.0);
                     let input = (PICTURE, Input::F32(&shape, &picture));
-                    let features = (0..config.outputs().count())
-                        .map(|level| (feature(level), format!("{part}.{index}.feature.{level}")));
+                    let features = (0..config.outputs().count()).map(|level| {
+                        (
+                            feature_name(level),
+                            format!("{part}.{index}.feature.{level}"),
+                        )
+                    });
                     check(&session, input, &features.collect::<Vec<_>>());
                 }
             }
@@ -342,7 +347,8 @@ fn folders_of_diffusers() {
     let path = folder.path().join("mine");
     diffusers_folder(&path, "T2IAdapter", FILE);
     let (config, _) = adapter(&path);
-    assert_eq!(config.outputs().collect::<Vec<_>>(), [8, 12, 16, 16]);
+    let outputs: Vec<_> = config.outputs().map(|(channels, _)| channels).collect();
+    assert_eq!(outputs, [8, 12, 16, 16]);
     // The file of such a folder is read with the folder's configuration.
     let beside = adapter(&path.join(FILE)).0;
     assert_eq!(beside, config);

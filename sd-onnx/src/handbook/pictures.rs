@@ -125,8 +125,8 @@
 //! The second pass can have another [sampler, other steps, guidance and prompts](crate::Hires).
 //! Below a strength of about 0.5, the blur of the enlarged latents remains. With
 //! [`Upscaler::Pixels`](crate::Upscaler::Pixels) the decoded picture is enlarged instead, which
-//! allows lower strengths. [`Upscaler::Network`](crate::Upscaler::Network) enlarges it with a network
-//! such as ESRGAN; the chapter [`upscaling`](super::upscaling) describes these.
+//! allows lower strengths. [`Upscaler::Network`](crate::Upscaler::Network) enlarges it with a
+//! network such as ESRGAN; the chapter [`upscaling`](super::upscaling) describes these.
 //!
 //! # Large pictures in windows
 //! [`Request::tiles`](crate::Request::tiles) draws a large picture without a first pass. In each
@@ -148,9 +148,10 @@
 //!
 //! Every window sees the whole prompt, and therefore draws the whole subject. That suits
 //! landscapes and patterns. With a picture to [start](crate::Request::start) from at a low
-//! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to what
-//! is there. A step needs as many calls of the UNet as there are windows. The autoencoder still
-//! decodes the whole picture at once.
+//! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to
+//! what is there. The work of a step grows with the number of windows. Up to
+//! [`max_batch`](crate::Builder::max_batch) windows share a call. The autoencoder still decodes the
+//! whole picture at once.
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and

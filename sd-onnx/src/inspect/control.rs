@@ -13,13 +13,12 @@ use crate::{
     Error,
     checkpoint::Kind,
     control::{CONTROL_NET, ControlFiles},
-    graph::Dialect,
     models::{
         control_net::{self, ControlNetConfig},
         image_prompt::ImagePromptConfig,
         t2i_adapter::{self, T2iAdapterConfig},
     },
-    weights::{WeightFile, Weights},
+    weights::WeightFile,
 };
 
 /// What a ControlNet, a T2I-Adapter or an IP-Adapter guides and takes.
@@ -75,7 +74,7 @@ fn of(path: &Path, files: ControlFiles, format: String) -> Inspection {
         ControlFiles::Net { config, weights } => {
             let checked = ControlNetConfig::new(&config).and_then(|config| {
                 facts.channels = Some(config.picture_channels);
-                check_net(&config, &weights)
+                control_net::check(&config, &weights)
             });
             (name(Kind::ControlNet), CONTROL_NET, weights, checked)
         }
@@ -108,15 +107,6 @@ fn of(path: &Path, files: ControlFiles, format: String) -> Inspection {
             .collect(),
         ..empty(path, kind.to_owned())
     }
-}
-
-/// Checks the weights of a ControlNet as loading would.
-fn check_net(config: &ControlNetConfig, weights: &Weights) -> Result<(), Error> {
-    let write = |weights: &Weights| {
-        control_net::embedding(config, weights, Dialect::default())?;
-        control_net::graph(config, weights, Dialect::default()).map(drop)
-    };
-    weights.check(control_net::CLASS, |_| false, write)
 }
 
 /// Returns a description without facts.

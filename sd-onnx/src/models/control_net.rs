@@ -149,6 +149,18 @@ pub(crate) fn graph(
     unet.g.finish()
 }
 
+/// Checks that the weights are those of a ControlNet, and that it uses all of them.
+pub(crate) fn check(config: &ControlNetConfig, weights: &Weights) -> Result<(), Error> {
+    weights.check(
+        CLASS,
+        |_| false,
+        |outline| {
+            embedding(config, outline, Dialect::default())?;
+            graph(config, outline, Dialect::default()).map(drop)
+        },
+    )
+}
+
 /// Writes an output: a convolution that was zero when the training began.
 fn residual(
     g: &mut Graph,

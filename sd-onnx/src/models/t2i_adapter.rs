@@ -1,6 +1,7 @@
 //! T2I-Adapter (Mou et al. 2023, arXiv 2302.08453), as diffusers' `T2IAdapter` computes it: a small
 //! network whose features of a picture are added to the features of the UNet's down blocks.
 
+use super::unet::feature_name;
 use crate::{
     Error,
     config::Config,
@@ -40,6 +41,9 @@ struct Level {
     halves: bool,
 }
 
+/// The largest number of channels after pixels were folded into channels.
+const MOST_FOLDED: usize = 1024;
+
 impl T2iAdapterConfig {
     /// Reads a `config.json`.
     pub fn new(config: &Config) -> Result<Self, Error> {
@@ -54,6 +58,15 @@ impl T2iAdapterConfig {
         let channels = config.sizes("channels", &[320, 640, 1280, 1280])?;
         let picture_channels = config.usize("in_channels", 3, 1..=64)?;
         let factor = config.usize("downscale_factor", 8, FACTOR)?;
+        // The filters that fold pixels grow with the square of this number. Published adapters
+        // have at most 768.
+        if picture_channels * factor * factor > MOST_FOLDED {
+            let expected = format!(
+                "a number whose square times in_channels, {picture_channels}, is at most \
+                 {MOST_FOLDED}"
+            );
+            return Err(config.wrong("downscale_factor", expected));
+        }
         let levels = match kind {
             "light_adapter" => {
                 let folded = picture_channels * factor * factor;
@@ -83,10 +96,13 @@ impl T2iAdapterConfig {
         })
     }
 
-    /// Returns the number of channels of each output. Its size is the size of the one before or a
-    /// half of it.
-    pub fn outputs(&self) -> impl Iterator<Item = usize> {
-        self.levels.iter().map(|level| level.output)
+    /// Returns for each output its number of channels, and how often it was halved.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, u32)> {
+        let mut halvings = 0;
+        self.levels.iter().map(move |level| {
+            halvings += u32::from(level.halves);
+            (level.output, halvings)
+        })
     }
 
     /// Returns the number of channels after pixels were folded into channels.
@@ -122,15 +138,10 @@ fn light_levels(folded: usize, channels: &[usize]) -> Vec<Level> {
 /// The name of the input with the picture.
 pub(crate) const PICTURE: &str = "picture";
 
-/// Returns the name of an output.
-pub(crate) fn feature(level: usize) -> String {
-    format!("feature.{level}")
-}
-
 /// Writes the graph.
 ///
 /// The input is [`PICTURE`], f32 `[batch, channels, height, width]` in `0.0..=1.0`. The outputs are
-/// [`feature`]s, in the order of the class's list.
+/// called [`feature_name`], in the order of the class's list.
 pub(crate) fn graph(
     config: &T2iAdapterConfig,
     weights: &Weights,
@@ -145,7 +156,7 @@ pub(crate) fn graph(
     }
     for (i, level) in config.levels.iter().enumerate() {
         x = block(&mut g, config, &format!("adapter.body.{i}"), x, *level)?;
-        g.output(&feature(i), x, &dims(level.output));
+        g.output(&feature_name(i), x, &dims(level.output));
     }
     g.finish()
 }
