@@ -13,8 +13,9 @@ use crate::{
     pixels::{Filter, resize},
 };
 
-/// The largest picture, in pixels, that a network may return. A picture of this size takes 3 GiB.
-const MOST_PIXELS: u64 = 1 << 30;
+/// The largest picture, in pixels, that a network or a filter may return. Enlarging to this size by
+/// Lanczos takes 3.7 GB.
+const MOST_PIXELS: u64 = 1 << 28;
 
 /// The largest scale of a network.
 pub(crate) const MOST_SCALE: usize = 64;
@@ -149,7 +150,7 @@ impl<'a> Enlarger<'a> {
     /// # Errors
     /// - [`GenerateError::Request`] if the picture is empty, if the factor is not a positive
     ///   number, if the result would have a side below 8 pixels, if a picture would have more than
-    ///   2³⁰ pixels, or if the network's scale is not `1..=64`.
+    ///   2²⁸ pixels, or if the network's scale is not `1..=64`.
     /// - [`GenerateError::Backend`] if the network fails.
     /// - [`GenerateError::Stopped`] if `stop` is stopped.
     pub fn enlarge(
@@ -292,7 +293,7 @@ pub(super) fn final_size(picture: [u32; 2], factor: f64) -> Result<[u32; 2], Pro
 ///
 /// # Errors
 /// Returns the problem if the picture is empty, if the factor is not a positive number, or if the
-/// result would have a side below 8 pixels or more than 2³⁰ pixels.
+/// result would have a side below 8 pixels or more than 2²⁸ pixels.
 pub fn enlarged(picture: &RgbImage, factor: f64, filter: Filter) -> Result<RgbImage, Problems> {
     let own = <[u32; 2]>::from(picture.dimensions());
     let size = final_size(own, factor).map_err(|problem| Problems(vec![problem]))?;
