@@ -602,7 +602,24 @@ fn infotexts_of_webui_return_units() {
     assert_eq!((&*control.network, control.start), ("depth", 0.0));
     let notes = notes(&depth);
     assert!(
-        notes[1].contains("`depth_midas` is not a part"),
+        notes[1].contains("`Guidance Start: 7` cannot be used"),
         "{notes:?}"
     );
+    assert!(
+        notes[2].contains("`depth_midas` is not a part"),
+        "{notes:?}"
+    );
+    // Damaged records of this crate.
+    for damaged in ["{}", "null", "[5]", "[{}]", "no JSON", "[{\"network\":5}]"] {
+        let mut infotext = Infotext::default();
+        for (key, value) in [("SD controls", damaged), ("Version", "sd-onnx 0.1.0")] {
+            infotext.entries.push((key.to_owned(), value.to_owned()));
+        }
+        let differences = infotext.request().differences;
+        let is_told = |text: &String| text.contains("`SD controls` cannot be read");
+        assert!(
+            differences.iter().any(is_told),
+            "{damaged}: {differences:?}"
+        );
+    }
 }

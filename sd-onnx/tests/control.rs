@@ -331,6 +331,12 @@ fn networks_for_other_models_are_refused() {
         .control(&ip)
         .image_encoder(folder.path().join("moved"));
     assert!(builder.load(sd1.model()).is_ok());
+    let builder = sd_onnx::builder().control(part()).image_encoder("clip");
+    let error = refused(builder, &sd1.model());
+    assert!(
+        error.contains("given for IP-Adapters, but there are none"),
+        "{error}"
+    );
     let wrong = sd1.part(
         "controlnet",
         &json!({"controlnet_conditioning_channel_order": "grb"}),
