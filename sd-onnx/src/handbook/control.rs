@@ -14,7 +14,7 @@
 //! for animal in ["a fox", "an owl", "a cat"] {
 //!     let control = Control::new("canny", edges.clone()).weight(0.8);
 //!     let found = pipeline.generate(&Request::new(animal).seed(1).control(control))?;
-//!     found.pictures[0].save(format!("{animal}.png"))?;
+//!     found.pictures[0].image.save(format!("{animal}.png"))?;
 //! }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -151,7 +151,7 @@
 //! let painting = files::read_picture("painting.jpg")?.rgb;
 //! let look = Control::new("look", painting).weight(0.6);
 //! let found = pipeline.generate(&Request::new("a fox in a forest").control(look))?;
-//! found.pictures[0].save("fox.png")?;
+//! found.pictures[0].image.save("fox.png")?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

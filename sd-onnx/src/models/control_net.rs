@@ -126,8 +126,7 @@ pub(crate) fn graph(
     dialect: Dialect,
 ) -> Result<Model, Error> {
     let mut unet = Unet::new("control-net", &config.unet, weights, dialect)?;
-    let sample = unet.sample();
-    let x = unet.conv_in(sample)?;
+    let x = unet.conv_in()?;
     let channels = config.unet.first_channels();
     // Its batch is 1, whatever the batch of the latents is.
     let dims = [

@@ -146,10 +146,22 @@ pub fn compare(
             );
             seen[usize::from(is_live)] += 1;
         }
-        // Afterwards, the networks without LoRAs are what they were.
-        assert_eq!(with(&library, &[]), plain);
+        // Afterwards, the networks without LoRAs are what they were. OpenVINO compiles a network
+        // anew when it first takes factors, and may then round in another way.
+        let again = with(&library, &[]);
+        match is_of_openvino(&library) {
+            true => assert!(difference(&again, &plain) <= ROUNDING),
+            false => assert_eq!(again, plain),
+        }
     }
     seen
+}
+
+fn is_of_openvino(pipeline: &Pipeline) -> bool {
+    let reports = pipeline.device_report();
+    reports
+        .iter()
+        .all(|report| report.nodes("CPUExecutionProvider") == 0)
 }
 
 pub fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {

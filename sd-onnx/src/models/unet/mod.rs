@@ -64,8 +64,7 @@ pub(crate) fn steered<'w>(
 ) -> Result<Model, Error> {
     let mut unet = Unet::new("unet", config, weights, dialect)?;
     unet.steer(steering);
-    let sample = unet.sample();
-    let output = unet.forward(sample)?;
+    let output = unet.forward()?;
     let channels = config.inputs.channels;
     unet.g.output("output", output, &image_dims(channels));
     unet.g.finish()
@@ -75,13 +74,15 @@ pub(crate) fn steered<'w>(
 pub(crate) struct Unet<'a, 'w> {
     pub g: Graph<'w>,
     config: &'a UnetConfig,
+    /// The latents, with the channels beside them.
+    sample: Value,
     time: Time,
     context: Value,
     steering: Steered<'w>,
 }
 
 impl<'a, 'w> Unet<'a, 'w> {
-    /// Begins a graph, with the inputs for everything but the latents.
+    /// Begins a graph, with its inputs.
     pub fn new(
         name: &str,
         config: &'a UnetConfig,
@@ -91,6 +92,7 @@ impl<'a, 'w> Unet<'a, 'w> {
         let takes = &config.inputs;
         let mut g = Graph::new(name, weights, dialect).seamless(takes.seamless);
         let vector = |width| [Dim::Any("batch"), Dim::Fixed(width)];
+        let mut sample = g.input(input::LATENTS, &image_dims(takes.channels));
         let mut time = time_embedding(&mut g, config)?;
         let context = [
             Dim::Any("batch"),
@@ -101,6 +103,10 @@ impl<'a, 'w> Unet<'a, 'w> {
         if config.projects_context {
             let widths = [takes.context, config.context_width];
             context = g.linear(context, "encoder_hid_proj", widths[0], widths[1])?;
+        }
+        if takes.extra_channels > 0 {
+            let beside = g.input(input::BESIDE, &image_dims(takes.extra_channels));
+            sample = g.concat(&[sample, beside], 1);
         }
         if let (Some(added), Some(pooled), Some(sizes)) = (config.added, takes.pooled, takes.sizes)
         {
@@ -116,37 +122,26 @@ impl<'a, 'w> Unet<'a, 'w> {
         Ok(Self {
             g,
             config,
+            sample,
             time,
             context,
             steering: Steered::default(),
         })
     }
 
-    /// Returns the latents, with the channels beside them.
-    pub fn sample(&mut self) -> Value {
-        let takes = &self.config.inputs;
-        let sample = self.g.input(input::LATENTS, &image_dims(takes.channels));
-        if takes.extra_channels == 0 {
-            return sample;
-        }
-        let dims = image_dims(takes.extra_channels);
-        let beside = self.g.input(input::BESIDE, &dims);
-        self.g.concat(&[sample, beside], 1)
-    }
-
     /// Writes the first convolution.
-    pub fn conv_in(&mut self, sample: Value) -> Result<Value, Error> {
+    pub fn conv_in(&mut self) -> Result<Value, Error> {
         let config = self.config;
         let channels = config.inputs.channels + config.inputs.extra_channels;
         let conv = Conv::same(config.conv_in_kernel);
         let channels = [channels, config.levels[0].channels];
-        self.g.conv2d(sample, "conv_in", channels, conv)
+        self.g.conv2d(self.sample, "conv_in", channels, conv)
     }
 
-    fn forward(&mut self, sample: Value) -> Result<Value, Error> {
+    fn forward(&mut self) -> Result<Value, Error> {
         let config = self.config;
         let first = config.levels[0].channels;
-        let x = self.conv_in(sample)?;
+        let x = self.conv_in()?;
         let (x, skips) = self.down_path(x)?;
         let x = self.mid_block(x)?;
         let (x, skips) = self.with_residuals(x, skips);
