@@ -161,7 +161,7 @@ fn is_of_openvino(pipeline: &Pipeline) -> bool {
     let reports = pipeline.device_report();
     reports
         .iter()
-        .all(|report| report.nodes("CPUExecutionProvider") == 0)
+        .any(|report| report.nodes("OpenVINOExecutionProvider") > 0)
 }
 
 pub fn call(pipeline: &Pipeline, name: &str, weight: f32) -> LoraCall {
