@@ -201,7 +201,7 @@ fn starts(side: usize, whole: usize, overlap: usize, unit: usize) -> Vec<usize> 
 fn has_places(kind: ControlKind) -> bool {
     match kind {
         ControlKind::ControlNet => true,
-        // T2I-Adapters are refused, because their features are those of the whole picture.
+        // T2I-Adapters are refused, because their features cover the whole picture.
         ControlKind::Adapter | ControlKind::ImagePrompt => false,
     }
 }

@@ -403,9 +403,9 @@ impl Builder {
     /// refiner switch, prompt length and number of prompts joined by `AND`, and if either all of
     /// them or none of them use the negative prompt. [Controls](crate::Request::controls) and
     /// [windows](crate::Request::tiles) must be equal, too. The windows of a large picture share
-    /// calls up to this number, unless a ControlNet acts. The adaptive sampler always runs alone. Except
-    /// for rounding, a picture is the same in a batch as alone. Loading fails if the value is
-    /// outside the range.
+    /// calls up to this number, unless a ControlNet acts. The adaptive sampler always runs alone.
+    /// Except for rounding, a picture is the same in a batch as alone. Loading fails if the value
+    /// is outside the range.
     ///
     /// Default: 1, because on the CPU a batch of two takes longer than two calls.
     ///
@@ -595,7 +595,8 @@ impl Builder {
     ///
     /// The path is a diffusers folder or a single file, whose tensors have diffusers' names or the
     /// original authors'. [`control_name`](crate::control_name) describes the network's name. The
-    /// kind is recognised from the tensors. [`handbook::control`](crate::handbook::control) lists what is supported.
+    /// kind is recognised from the tensors. [`handbook::control`](crate::handbook::control) lists
+    /// what is supported.
     ///
     /// The network must be for a model of the same family, such as SDXL. The UNet's weights are in
     /// memory once, with or without control networks. A ControlNet takes about half as much memory
@@ -653,8 +654,8 @@ impl Builder {
     /// one whose width fits the IP-Adapter is used.
     ///
     /// # Errors
-    /// [`load`](Self::load) returns [`Error::Checkpoint`] if the vision model has another width than
-    /// an IP-Adapter needs, or if there is no IP-Adapter.
+    /// [`load`](Self::load) returns [`Error::Checkpoint`] if the vision model has another width
+    /// than an IP-Adapter needs, or if there is no IP-Adapter.
     ///
     /// ```no_run
     /// let pipeline = sd_onnx::builder()

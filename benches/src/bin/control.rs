@@ -3,7 +3,7 @@
 //! `call` has the times of UNet calls in turns: a plain UNet, one that was loaded with the control
 //! networks of which none acts, and one in which one of them acts. `none_ratio` is the cost of the
 //! inputs that the UNet has for control networks. `own_s` is what a network adds to a call, which
-//! for a ControlNet is a call of its own. `read` has the time in which a network reads a picture,
+//! for a ControlNet is the call of its network. `read` has the time in which a network reads a picture,
 //! once per run.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};

@@ -43,13 +43,13 @@ pub const MAX_CONTROLS: usize = 16;
 #[non_exhaustive]
 pub struct Control {
     /// The name of the control network: the [name](ControlInputs::name) that the pipeline has for
-    /// it. In `sd-onnx`, `control_name` describes the rule: usually it is the name of the file without
-    /// the extension.
+    /// it. In `sd-onnx`, `control_name` describes the rule: usually it is the name of the file
+    /// without the extension.
     pub network: String,
     /// The picture.
     ///
-    /// With [`Mask::only_masked`](crate::Mask::only_masked), it covers the whole start: it is fitted
-    /// to the size of the start, and the drawn region is cut out of both.
+    /// With [`Mask::only_masked`](crate::Mask::only_masked), it covers the whole start: it is
+    /// fitted to the size of the start, and the drawn region is cut out of both.
     /// [`ControlPicture::Values`] are not cut and must show only the region that is drawn. An
     /// IP-Adapter sees the whole picture.
     pub picture: ControlPicture,
@@ -64,8 +64,8 @@ pub struct Control {
     /// The rule is diffusers' (`control_guidance_start` and `control_guidance_end`): in a run of
     /// `n` steps, the picture acts in step `i`, counted from 0, if `i / n >= start` and
     /// `(i + 1) / n <= end`. In a run of 20 steps, `during(0.0, 0.5)` acts in the first ten. A
-    /// sampler such as Heun calls the network twice in a step, but only the steps are counted. A run
-    /// that starts from a picture has fewer steps than its ladder.
+    /// sampler such as Heun calls the network twice in a step, but only the steps are counted. A
+    /// run that starts from a picture has fewer steps than its ladder.
     ///
     /// Default: 0.
     #[serde(default)]

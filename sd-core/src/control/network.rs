@@ -84,7 +84,8 @@ impl ControlInputs {
 pub enum ControlInput<'a> {
     /// The values of the picture, `[1, channels, height, width]` in the size of the run, for
     /// ControlNets and T2I-Adapters. They are `0.0..=1.0`, except that masked pixels are −1. The
-    /// values of [`ControlPicture::Values`](crate::ControlPicture::Values) may be any finite numbers.
+    /// values of [`ControlPicture::Values`](crate::ControlPicture::Values) may be any finite
+    /// numbers.
     Values(ArrayView4<'a, f32>),
     /// The picture in its own size, for IP-Adapters.
     Pixels(&'a RgbImage),

@@ -225,7 +225,8 @@ impl Infotext {
     /// ```
     /// use sd_core::{Infotext, image::RgbImage};
     ///
-    /// let text = "a fox\nSteps: 20, Seed: 1, ControlNet 0: \"Module: none, Model: canny [d14c016b], \
+    /// let text = "a fox\nSteps: 20, Seed: 1, ControlNet 0: \"Module: none, \
+    ///             Model: canny [d14c016b], \
     ///             Weight: 0.8, Guidance Start: 0, Guidance End: 0.5\"";
     /// let control = Infotext::parse(text)?.control(0, RgbImage::new(8, 8)).unwrap();
     /// assert_eq!((&*control.network, control.weight, control.end), ("canny", 0.8, 0.5));

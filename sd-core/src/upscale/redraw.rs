@@ -113,9 +113,10 @@ impl Pipeline {
     /// The picture is the [start](Request::start) of the request, whose other options apply to each
     /// tile. The tiles have the [size](Request::size) of the request, or of the
     /// [pipeline](Self::default_size). If the enlarged picture is smaller, so are the tiles. WebUI
-    /// fills such a tile with black instead, and lets it fade in from black. Each tile has its own seed, counted up from the request's.
-    /// With a strength of 0.2 to 0.4 the tiles get new details and still fit each other. For each
-    /// further picture of [`count`](Request::count), all seeds are one higher.
+    /// fills such a tile with black instead, and lets it fade in from black. Each tile has its own
+    /// seed, counted up from the request's. With a strength of 0.2 to 0.4 the tiles get new details
+    /// and still fit each other. For each further picture of [`count`](Request::count), all seeds
+    /// are one higher.
     ///
     /// Each tile is drawn with all [controls](Request::controls) as they are. A control whose
     /// picture is [`ControlPicture::Start`](crate::ControlPicture::Start) reads the tile.

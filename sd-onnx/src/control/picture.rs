@@ -97,8 +97,8 @@ impl PicturePrompt {
 
     /// Computes the tokens of a picture, and the ones for the negative prompt.
     ///
-    /// The negative ones are those of diffusers: of an embedding of zeros, or of the hidden states
-    /// of a picture whose preprocessed values are zeros.
+    /// As in diffusers, the negative tokens are made from an embedding of zeros, or from the hidden
+    /// states of a picture whose preprocessed values are zeros.
     pub fn read(&self, picture: &RgbImage, stop: &StopToken) -> Result<Hint, BoxError> {
         let state = match self.config.takes_hidden() {
             true => self.hidden(self.encoder.pixel_values([picture])?)?,

@@ -97,8 +97,8 @@ impl Graph<'_> {
     }
 
     /// Returns masks for attention within windows: 0 where two elements of a window have the same
-    /// number in the image `regions` `[1, 1, h, w]`, and `outside` elsewhere. The numbers are whole.
-    /// The masks are `[windows, 1, length, length]`.
+    /// number in the image `regions` `[1, 1, h, w]`, and `outside` elsewhere. The numbers are
+    /// whole. The masks are `[windows, 1, length, length]`.
     pub fn window_mask(&mut self, regions: Value, size: [usize; 2], outside: f32) -> Value {
         let (regions, _) = self.windows(regions, size, 1);
         let length = (size[0] * size[1]) as i64;

@@ -172,7 +172,7 @@
 //!   Stable Diffusion 1.x. This is twice the size of a file in f16.
 //! - With [`Builder::low_memory`](crate::Builder::low_memory), the UNet and its ControlNets stay
 //!   loaded together, because every step needs them.
-//! - If a request uses no control, its pictures are the same, bit for bit, as those of a pipeline
+//! - If a request uses no control, its pictures are the same, bit for bit, as from a pipeline
 //!   that was loaded without control networks. A step takes a little longer, because the UNet
 //!   receives zeros.
 //!

@@ -1,4 +1,5 @@
-//! Larger pictures: networks that enlarge pictures, second passes with them, and redrawing in tiles.
+//! Larger pictures: networks that enlarge pictures, second passes with them, and redrawing in
+//! tiles.
 //!
 //! An *upscaler* is a way to enlarge a picture: a network, or a filter such as Lanczos. The word
 //! *tile* has three meanings. For an [`Enlarger`](crate::upscale::Enlarger), it is a part of the

@@ -148,7 +148,7 @@ pub(crate) fn graph(
     unet.g.finish()
 }
 
-/// Checks that the weights are those of a ControlNet, and that it uses all of them.
+/// Checks that a ControlNet has all its weights, and uses all of them.
 pub(crate) fn check(config: &ControlNetConfig, weights: &Weights) -> Result<(), Error> {
     weights.check(
         CLASS,

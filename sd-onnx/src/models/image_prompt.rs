@@ -195,7 +195,7 @@ pub(crate) fn is_left_out(name: &str) -> bool {
     name.starts_with("ip_adapter.")
 }
 
-/// Checks that the weights are those of a projection, and that it uses all of them. The keys and
+/// Checks that a projection has all its weights, and uses all of them. The keys and
 /// values for the UNet are not checked.
 pub(crate) fn check(config: &ImagePromptConfig, weights: &Weights) -> Result<(), Error> {
     let write = |weights: &Weights| graph(config, weights, Dialect::default()).map(drop);

@@ -1,6 +1,6 @@
-//! The networks of Stable Diffusion and SDXL, the networks that guide them, CLIP's vision model, and
-//! networks that enlarge pictures. Each file writes its network as ONNX graphs, from the values of a
-//! `config.json` or from the shapes of the tensors.
+//! The networks of Stable Diffusion and SDXL, the networks that guide them, CLIP's vision model,
+//! and networks that enlarge pictures. Each file writes its network as ONNX graphs, from the values
+//! of a `config.json` or from the shapes of the tensors.
 
 pub(crate) mod blocks;
 pub(crate) mod clip_layer;

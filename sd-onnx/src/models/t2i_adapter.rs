@@ -161,13 +161,13 @@ pub(crate) fn graph(
     g.finish()
 }
 
-/// Checks that the weights are those of an adapter, and that it uses all of them.
+/// Checks that an adapter has all its weights, and uses all of them.
 pub(crate) fn check(config: &T2iAdapterConfig, weights: &Weights) -> Result<(), Error> {
     let write = |weights: &Weights| graph(config, weights, Dialect::default()).map(drop);
     weights.check(CLASS, |_| false, write)
 }
 
-/// Returns the dimensions of the picture or of an output. Each has a size of its own.
+/// Returns the dimensions of the picture or of an output. Each has another size.
 fn dims(channels: usize) -> [Dim; 4] {
     [
         Dim::Any("batch"),

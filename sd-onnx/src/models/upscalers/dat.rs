@@ -23,8 +23,8 @@ pub(super) struct Dat {
     /// The width of the layers between the two linear layers of a block.
     hidden: usize,
     /// The height and width of the windows for one half of the channels. The other half has windows
-    /// of that width and height. The width is a multiple of the height, so that both fit in pictures
-    /// whose sides are multiples of the width.
+    /// of that width and height. The width is a multiple of the height, so that both fit in
+    /// pictures whose sides are multiples of the width.
     window: [usize; 2],
     /// The width of the network that makes the biases of relative positions.
     positions: usize,

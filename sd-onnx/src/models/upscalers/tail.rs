@@ -1,5 +1,5 @@
-//! What SwinIR and DAT have in common: the groups of blocks, the convolutions after them, the layers
-//! that make the picture, and the windows.
+//! What SwinIR and DAT have in common: the groups of blocks, the convolutions after them, the
+//! layers that make the picture, and the windows.
 
 use super::{COLORS, SLOPE, Shapes, check_colors, conv, count, doubled, numbers, shuffle_of};
 use crate::{
