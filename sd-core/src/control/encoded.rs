@@ -55,7 +55,13 @@ impl EncodedControl {
         }
         let networks = &denoiser.inputs().controls;
         let network = networks.iter().position(|of| of.name == control.network);
-        let network = network.expect("the plan has checked the name");
+        // The denoiser of a LoRA library may lack a network that the pipeline's own one has.
+        let network = network.ok_or_else(|| GenerateError::Backend {
+            stage: Stage::Control {
+                network: control.network.clone(),
+            },
+            source: "the denoiser has no such control network".into(),
+        })?;
         let inputs = &networks[network];
         let hint = match (inputs.kind, &control.picture) {
             (ControlKind::ImagePrompt, ControlPicture::Pixels(_)) => {
