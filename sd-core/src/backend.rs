@@ -1,6 +1,10 @@
 //! The traits that a backend implements. The third one, `TextModel`, is in [`sd_text`].
 
-use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Zip};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ndarray::{
+    Array4, ArrayD, ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut4, Axis, Zip,
+};
 
 use crate::{
     ControlCall, ControlInput, ControlInputs, Hint, LatentRgb, Seamless, SizeIds, StopToken,
@@ -98,6 +102,19 @@ pub struct Inputs {
     ///
     /// Default: none.
     pub controls: Vec<ControlInputs>,
+    /// The number of branches at which a call can reuse [deep features](DeepCall), 0 if it cannot.
+    ///
+    /// Default: 0.
+    pub deep_branches: usize,
+    /// Whether calls can [merge tokens](Call::merge_tokens).
+    ///
+    /// Default: false.
+    pub token_merging: bool,
+    /// Whether a call with the prompt and the negative prompt in one batch is faster than two
+    /// calls, as it is on most GPUs. The pipeline then batches them where it can.
+    ///
+    /// Default: false.
+    pub batches_guidance: bool,
 }
 
 impl Inputs {
@@ -114,6 +131,9 @@ impl Inputs {
             patch: 1,
             seamless: Seamless::NONE,
             controls: Vec::new(),
+            deep_branches: 0,
+            token_merging: false,
+            batches_guidance: false,
         }
     }
 
@@ -158,6 +178,24 @@ impl Inputs {
         self.controls.push(network);
         self
     }
+
+    /// Sets [`deep_branches`](Self::deep_branches).
+    pub fn deep_branches(mut self, branches: usize) -> Self {
+        self.deep_branches = branches;
+        self
+    }
+
+    /// Sets [`token_merging`](Self::token_merging).
+    pub fn token_merging(mut self, possible: bool) -> Self {
+        self.token_merging = possible;
+        self
+    }
+
+    /// Sets [`batches_guidance`](Self::batches_guidance).
+    pub fn batches_guidance(mut self, faster: bool) -> Self {
+        self.batches_guidance = faster;
+        self
+    }
 }
 
 /// One call of a denoiser.
@@ -194,8 +232,55 @@ pub struct Call<'a> {
     ///
     /// Default: 0.
     pub step: usize,
+    /// The deep features that the call keeps or reuses.
+    ///
+    /// Default: `None`. The call computes everything and keeps nothing.
+    pub deep: Option<DeepCall<'a>>,
+    /// The share of the tokens that the largest self-attention merges before it, `0.0..=0.75`
+    /// (token merging, <https://arxiv.org/abs/2303.17604>).
+    ///
+    /// Default: 0. No tokens are merged.
+    pub merge_tokens: f32,
     /// The token that ends the call early.
     pub stop: &'a StopToken,
+}
+
+/// What a call does with the deep features of a UNet (DeepCache,
+/// <https://arxiv.org/abs/2312.00858>).
+///
+/// A UNet's innermost levels change little from one step to the next. A call either computes
+/// everything and keeps the features that enter the up path's last layers, or takes these features
+/// from an earlier call and computes only the outer layers.
+#[derive(Debug, Clone, Copy)]
+pub struct DeepCall<'a> {
+    /// The place of the features. Each prompt of a run has its own.
+    pub features: &'a DeepFeatures,
+    /// Whether the call takes the features from there. Otherwise it computes and keeps them.
+    pub reuse: bool,
+    /// The branch at which the network is cut, from 0, the outermost one, to
+    /// [`Inputs::deep_branches`] - 1. A higher branch reuses less.
+    pub branch: usize,
+}
+
+/// Deep features that a denoiser keeps from one call to the next.
+#[derive(Debug, Default)]
+pub struct DeepFeatures(Mutex<Option<ArrayD<f32>>>);
+
+impl DeepFeatures {
+    /// Keeps features, in place of the earlier ones.
+    pub fn keep(&self, features: ArrayD<f32>) {
+        *self.lock() = Some(features);
+    }
+
+    /// Calls `use_them` with the features, and returns `None` if there are none.
+    pub fn with<T>(&self, use_them: impl FnOnce(&ArrayD<f32>) -> T) -> Option<T> {
+        self.lock().as_ref().map(use_them)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ArrayD<f32>>> {
+        // The features are replaced as a whole, so they are complete even after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<'a> Call<'a> {
@@ -217,6 +302,8 @@ impl<'a> Call<'a> {
             beside: None,
             controls: &[],
             step: 0,
+            deep: None,
+            merge_tokens: 0.0,
             stop,
         }
     }
@@ -254,6 +341,18 @@ impl<'a> Call<'a> {
     /// Sets [`step`](Self::step).
     pub fn step(mut self, step: usize) -> Self {
         self.step = step;
+        self
+    }
+
+    /// Sets [`deep`](Self::deep).
+    pub fn deep(mut self, deep: DeepCall<'a>) -> Self {
+        self.deep = Some(deep);
+        self
+    }
+
+    /// Sets [`merge_tokens`](Self::merge_tokens).
+    pub fn merge_tokens(mut self, share: f32) -> Self {
+        self.merge_tokens = share;
         self
     }
 }

@@ -14,7 +14,7 @@
 //! use std::sync::Arc;
 //! use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 //! use sd_core::{
-//!     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, Request,
+//!     BoxError, Call, DeepCall, DeepFeatures, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, Request,
 //!     SchedulerConfig, StopToken,
 //! };
 //! use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates};
@@ -120,8 +120,8 @@ mod tiled;
 pub mod upscale;
 
 pub use backend::{
-    BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, NetworkReport,
-    PictureUpscaler,
+    BoxError, Call, DeepCall, DeepFeatures, Denoiser, Inputs, LatentCodec, LatentDistribution,
+    NetworkReport, PictureUpscaler,
 };
 pub use conditioning::Conditioning;
 pub use control::{
