@@ -324,6 +324,9 @@ impl Windows {
             beside: beside.as_ref().map(|beside| beside.view()),
             controls: &controls,
             step: call.step,
+            // Each window has other features.
+            deep: None,
+            merge_tokens: call.merge_tokens,
             stop: call.stop,
         };
         denoiser.predict(&call, output)
