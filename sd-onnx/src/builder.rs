@@ -37,6 +37,7 @@ use crate::{
     },
     parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
+    tiles::VaeTiling,
     upscaler::OnnxUpscaler,
 };
 
@@ -104,6 +105,7 @@ pub struct Builder {
     zero_terminal_snr: Option<bool>,
     upscalers: Vec<PathBuf>,
     upscaler_tiling: Tiling,
+    vae_tiling: VaeTiling,
 }
 
 /// Returns a builder with default settings: the CPU in f32, one thread per physical core, and the
@@ -141,6 +143,7 @@ pub fn builder() -> Builder {
         zero_terminal_snr: None,
         upscalers: Vec::new(),
         upscaler_tiling: Tiling::default(),
+        vae_tiling: VaeTiling::default(),
     }
 }
 
@@ -720,6 +723,30 @@ impl Builder {
         self
     }
 
+    /// Sets how the autoencoder decodes and encodes large pictures.
+    ///
+    /// A separately loaded [`codec`](Self::codec) has its own setting.
+    ///
+    /// Default: [`VaeTiling::default`], exact tiles for pictures that need more than 6 GiB untiled.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::{Request, VaeTiling};
+    ///
+    /// let pipeline = sd_onnx::builder().vae_tiling(VaeTiling::Exact).load(folder)?;
+    /// pipeline.generate(&Request::new("a fox").steps(2))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Loading fails for [`VaeTiling::Exact`] and [`VaeTiling::Fast`] with [`Error::Graph`] if the
+    /// autoencoder is an exported ONNX graph, and with [`Error::Config`] if it is a TAESD. Both
+    /// run only untiled.
+    pub fn vae_tiling(mut self, tiling: VaeTiling) -> Self {
+        self.vae_tiling = tiling;
+        self
+    }
+
     /// Sets the file or folder that the UNet is read from, instead of the model's own.
     ///
     /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
@@ -1159,7 +1186,7 @@ impl Builder {
     /// [`Error::Config`].
     pub fn load_codec(&self, path: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
         let model = self.open(path.as_ref(), &["vae"])?;
-        let codec = codec_of(&model, self.seamless, &self.engine()?)?;
+        let codec = self.codec_of(&model, &self.engine()?)?;
         let [width, height] = self.size.unwrap_or([512; 2]);
         let factor = codec.factor();
         codec.prepare([height, width].map(|side| (side as usize / factor).max(1)))?;
@@ -1352,8 +1379,43 @@ impl Builder {
         if let Some(codec) = &self.codec {
             return Ok((codec.clone(), None));
         }
-        let own = Arc::new(codec_of(model, self.seamless, engine)?);
+        let own = Arc::new(self.codec_of(model, engine)?);
         Ok((own.clone(), Some(own)))
+    }
+
+    fn codec_of(&self, folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
+        let tiling = self.vae_tiling;
+        let must_tile = matches!(tiling, VaeTiling::Exact | VaeTiling::Fast);
+        if let Some(path) = folder.exported_codec()? {
+            check_not_seamless(path, self.seamless)?;
+            if must_tile {
+                let problem = format!(
+                    "an exported graph cannot be cut into tiles (`Builder::vae_tiling` is \
+                     `{tiling}`); expected a checkpoint or a diffusers folder"
+                );
+                return Err(Error::graph(path, problem));
+            }
+            let is_xl = folder.towers().iter().any(|tower| tower.pooled);
+            return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
+        }
+        let config = folder.config("vae")?;
+        if folder.is_bare_vae() {
+            let expected = "a checkpoint or a folder, because a VAE file does not contain the \
+                            scaling factor; pass the file to `Builder::vae` and load a model with \
+                            it";
+            return Err(config.wrong("scaling_factor", expected));
+        }
+        folder.warn_of_scaling(&config)?;
+        let mut vae = VaeConfig::new(&config)?;
+        if must_tile && vae.layers().is_none() {
+            let expected = format!(
+                "another class for `Builder::vae_tiling`, which is `{tiling}`: this class runs \
+                 only untiled, with a fraction of the memory"
+            );
+            return Err(config.wrong("_class_name", expected));
+        }
+        vae.seamless = self.seamless;
+        OnnxCodec::new(vae, folder.weights("vae")?, tiling, engine)
     }
 
     /// Opens the refiner, and checks that it can continue what the model begins.
@@ -1599,24 +1661,6 @@ fn check_not_seamless(graph: &Path, seamless: Seamless) -> Result<(), Error> {
     ))
 }
 
-fn codec_of(folder: &Source, seamless: Seamless, engine: &Engine) -> Result<OnnxCodec, Error> {
-    if let Some(path) = folder.exported_codec()? {
-        check_not_seamless(path, seamless)?;
-        let is_xl = folder.towers().iter().any(|tower| tower.pooled);
-        return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
-    }
-    let config = folder.config("vae")?;
-    if folder.is_bare_vae() {
-        let expected = "a checkpoint or a folder, because a VAE file does not contain the scaling \
-                        factor; pass the file to `Builder::vae` and load a model with it";
-        return Err(config.wrong("scaling_factor", expected));
-    }
-    folder.warn_of_scaling(&config)?;
-    let mut vae = VaeConfig::new(&config)?;
-    vae.seamless = seamless;
-    OnnxCodec::new(vae, folder.weights("vae")?, engine)
-}
-
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -1644,6 +1688,7 @@ impl fmt::Debug for Builder {
             zero_terminal_snr,
             upscalers,
             upscaler_tiling,
+            vae_tiling,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -1670,6 +1715,7 @@ impl fmt::Debug for Builder {
             .field("zero_terminal_snr", zero_terminal_snr)
             .field("upscalers", upscalers)
             .field("upscaler_tiling", upscaler_tiling)
+            .field("vae_tiling", vae_tiling)
             .finish()
     }
 }

@@ -117,6 +117,7 @@ mod runtime;
 mod session;
 mod source;
 mod text_encoder;
+mod tiles;
 mod upscaler;
 mod weights;
 
@@ -144,6 +145,7 @@ pub use sd_core::{
     text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
+pub use tiles::{ParseVaeTilingError, VaeTiling};
 
 // Compiles the example in the README with the other documentation tests.
 #[cfg(doctest)]

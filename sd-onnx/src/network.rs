@@ -151,6 +151,11 @@ impl Network {
         })?
     }
 
+    /// Unloads the network. A running call keeps its session until it ends.
+    pub fn unload(&self) {
+        self.sessions.unload();
+    }
+
     /// Returns a report for each loaded session: which provider runs its nodes.
     pub fn report(&self) -> Vec<NetworkReport> {
         let sessions = self.sessions.lock();

@@ -15,7 +15,7 @@ pub(crate) enum Activation {
 }
 
 /// A square convolution. Kernel size, stride and padding are the same on both axes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Conv {
     pub kernel: usize,
     pub stride: usize,
