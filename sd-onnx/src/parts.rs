@@ -72,7 +72,7 @@ impl OnnxTextModel {
         let sites = Sites::new(&mut weights, &live, engine.dialect().fixed_sizes);
         let (of_graph, more) = (config.clone(), more.to_owned());
         // One session takes texts of any length, because the network is small.
-        let write = move |dialect, merged: Option<&Set>| {
+        let write = move |dialect, _, merged: Option<&Set>| {
             let merged = merged.map(|set| set.merged(name, &weights)).transpose()?;
             let weights = merged.as_ref().unwrap_or(&weights);
             clip_text::graph(&of_graph, weights, more.view(), dialect)
@@ -142,9 +142,8 @@ impl OnnxTextModel {
             (ENDS, Input::I64(&[ends.len(), 1], ends)),
         ];
         let call = NetworkCall {
-            inputs: &inputs,
             loras: &self.loras,
-            step: 0,
+            ..NetworkCall::new(&inputs)
         };
         Ok(self.network.run_for(call, outputs)?)
     }

@@ -37,6 +37,8 @@ const GIVE_BACK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0"
 pub(crate) struct Session {
     /// The network's name in errors.
     name: &'static str,
+    /// The names of the graph's inputs.
+    inputs: HashSet<String>,
     report: NetworkReport,
     /// Shared with the callbacks of stop tokens, which wake the calls that wait for the session.
     slot: Arc<Slot>,
@@ -92,8 +94,10 @@ impl Session {
         let (mut builder, placement) =
             on_device(builder, model.exported, engine).map_err(failed)?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
+        let inputs = session.inputs().iter();
         Ok(Self {
             name,
+            inputs: inputs.map(|input| input.name().to_owned()).collect(),
             report: NetworkReport::new(name, placement.providers(model.nodes)),
             slot: Arc::new(Slot {
                 session: Mutex::new(Some(session)),
@@ -101,6 +105,11 @@ impl Session {
             }),
             planned: Planned::default(),
         })
+    }
+
+    /// Returns whether the graph has an input of this name.
+    pub fn takes(&self, name: &str) -> bool {
+        self.inputs.contains(name)
     }
 
     /// Returns the number of nodes that each provider runs.

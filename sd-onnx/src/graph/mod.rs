@@ -14,6 +14,7 @@ pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod windows;
 mod wrap;
 
@@ -31,6 +32,7 @@ pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 use sd_core::Seamless;
+pub(crate) use tokens::Places;
 pub(crate) use windows::Pairs;
 
 use crate::{
