@@ -49,9 +49,10 @@ impl OnnxDenoiser {
             |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
         )?;
         controls.check_prompts(&config, &weights)?;
-        let sites = Sites::new(&mut weights, live, engine.dialect().fixed_sizes);
+        let sites = Sites::new(&mut weights, live, engine.pads_factors());
         let mut takes = Takes::of(&config, engine.dialect());
         takes.inputs.controls = controls.inputs();
+        takes.inputs.batches_guidance = engine.as_cuda;
         let controls = Arc::new(controls);
         let engine = match controls.is_empty() {
             true => engine,
