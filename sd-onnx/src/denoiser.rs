@@ -65,9 +65,10 @@ impl OnnxDenoiser {
         )?;
         controls.check_prompts(&config, &weights)?;
         let dialect = engine.dialect();
-        let sites = Arc::new(Sites::new(&mut weights, live, dialect.fixed_sizes));
+        let sites = Arc::new(Sites::new(&mut weights, live, engine.pads_factors()));
         let mut takes = Takes::of(&config, dialect);
         takes.inputs.controls = controls.inputs();
+        takes.inputs.batches_guidance = engine.as_cuda;
         takes.inputs.deep_branches = config.branches();
         // The number of merged tokens changes the sizes within the graph from call to call.
         takes.inputs.token_merging =

@@ -17,7 +17,8 @@ use crate::{
 /// On the CPU, ONNX Runtime runs the operators of a network one after the other, and a
 /// [`StopToken`](crate::StopToken) ends a call within one operator. If the call takes a second, an
 /// operator takes some tens of milliseconds. OpenVINO's provider runs the whole network as one
-/// operator, so a call that has started runs to its end.
+/// operator, so a call that has started runs to its end. So does a call on CUDA, because the CPU has
+/// usually launched all of its operators before the GPU has run them.
 ///
 /// A device is written and parsed as a short name, with serde as a string:
 ///
@@ -40,8 +41,12 @@ pub enum Device {
     OpenVinoGpu,
     /// `openvino-npu`: an Intel NPU through OpenVINO, in f16.
     OpenVinoNpu,
-    /// `cuda`: NVIDIA's CUDA provider. It is not supported yet: loading a model on it returns
-    /// [`RuntimeError::NoDevice`].
+    /// `cuda`: an NVIDIA GPU through CUDA, in f32 or f16. Linux and Windows on x86-64.
+    ///
+    /// It needs an NVIDIA GPU with compute capability 7.5 or higher (Turing, from 2018 on), its
+    /// driver for CUDA 13, and the libraries of CUDA 13 and cuDNN 9. The handbook's
+    /// [devices](crate::handbook::devices#nvidia-gpus) says how to install them. The first card that
+    /// CUDA lists is used. The environment variable `CUDA_VISIBLE_DEVICES` selects another one.
     Cuda,
 }
 
@@ -72,7 +77,7 @@ impl Device {
             Self::OpenVino => &[Precision::F32],
             Self::OpenVinoGpu => &[Precision::F32, Precision::F16],
             Self::OpenVinoNpu => &[Precision::F16],
-            Self::Cuda => &[],
+            Self::Cuda => &[Precision::F32, Precision::F16],
         }
     }
 
@@ -88,8 +93,7 @@ impl Device {
     /// # Errors
     /// [`RuntimeError::Precision`] if it does not. The message lists the supported precisions.
     pub fn check_precision(self, precision: Precision) -> Result<(), RuntimeError> {
-        // No precision is right for CUDA. Starting the device fails with a better message.
-        if self == Self::Cuda || self.precisions().contains(&precision) {
+        if self.precisions().contains(&precision) {
             return Ok(());
         }
         Err(RuntimeError::Precision {
@@ -106,7 +110,7 @@ impl Device {
             Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu => {
                 runtime.openvino(self).map(Some)
             }
-            Self::Cuda => Err(runtime.no_device(self)),
+            Self::Cuda => runtime.check_cuda().map(|()| None),
         }
     }
 }
@@ -198,6 +202,7 @@ mod tests {
         assert_eq!(of(Device::OpenVino), [true, processor::has_bf16(), false]);
         assert_eq!(of(Device::OpenVinoGpu), [true, false, true]);
         assert_eq!(of(Device::OpenVinoNpu), [false, false, true]);
+        assert_eq!(of(Device::Cuda), [true, false, true]);
         let said =
             |device: Device, precision| device.check_precision(precision).unwrap_err().to_string();
         assert_eq!(

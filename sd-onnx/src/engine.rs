@@ -20,9 +20,11 @@ pub(crate) struct Engine {
     pub precision: Precision,
     /// The source of OpenVINO's provider. `None` if the device does not need it.
     pub openvino: Option<OpenVino>,
-    /// The number of channels per block of ONNX Runtime's blocked convolutions. `None` if graphs
-    /// are written with plain convolutions.
-    channel_block: Option<usize>,
+    /// The form in which graphs are written.
+    dialect: Dialect,
+    /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later calls
+    /// with the same inputs, and the two halves of guidance run as one batch.
+    pub as_cuda: bool,
     /// The number of threads per call, or 0 for one per physical core.
     pub threads: u16,
     /// The number of loaded sessions per network, if each input size needs a session. At least 1.
@@ -68,12 +70,17 @@ impl Engine {
         device.check_precision(precision)?;
         let runtime = Runtime::start(settings.library, device)?;
         let openvino = device.check(&runtime)?;
-        let channel_block = match device {
-            Device::Cpu => runtime.channel_block(),
-            _ => None,
+        let dialect = match device {
+            Device::Cpu => Dialect {
+                channel_block: runtime.channel_block(),
+                ..Dialect::default()
+            },
+            Device::Cuda => Dialect::cuda(precision),
+            _ => Dialect::of(openvino, precision),
         };
-        Ok(Self {
-            channel_block,
+        let engine = Self {
+            dialect,
+            as_cuda: device == Device::Cuda,
             runtime,
             device,
             precision,
@@ -82,15 +89,21 @@ impl Engine {
             kept_sizes: settings.kept_sizes.max(1),
             exclusive: settings.low_memory.then(Arc::default),
             together: false,
-        })
+        };
+        #[cfg(test)]
+        let engine = engine.rehearsing();
+        Ok(engine)
     }
 
     /// Returns the form in which graphs are written.
     pub fn dialect(&self) -> Dialect {
-        Dialect {
-            channel_block: self.channel_block,
-            ..Dialect::of(self.openvino, self.precision)
-        }
+        self.dialect
+    }
+
+    /// Returns whether the factors of LoRAs must not be empty. OpenVINO has no empty tensors, and
+    /// cuDNN no empty convolutions.
+    pub fn pads_factors(&self) -> bool {
+        self.dialect.fixed_sizes || self.as_cuda
     }
 
     /// Returns whether a network is unloaded when another one is needed.
@@ -136,6 +149,39 @@ impl Engine {
             {
                 other.unload();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The precision of [`rehearse_cuda`].
+    static REHEARSED: std::cell::Cell<Option<Precision>> = const { std::cell::Cell::new(None) };
+}
+
+/// Calls `load`, and makes the engines that it creates for the CPU do everything as on CUDA, except
+/// that the CPU runs the nodes: they write CUDA's graphs, keep inputs, and batch guidance. ONNX
+/// Runtime runs f16 graphs on the CPU by converting the inputs of each operator to f32 and its
+/// output to f16.
+#[cfg(test)]
+pub(crate) fn rehearse_cuda<T>(precision: Precision, load: impl FnOnce() -> T) -> T {
+    REHEARSED.set(Some(precision));
+    let loaded = load();
+    REHEARSED.set(None);
+    loaded
+}
+
+#[cfg(test)]
+impl Engine {
+    fn rehearsing(self) -> Self {
+        match REHEARSED.get() {
+            Some(precision) => Self {
+                dialect: Dialect::cuda(precision),
+                as_cuda: true,
+                precision,
+                ..self
+            },
+            None => self,
         }
     }
 }

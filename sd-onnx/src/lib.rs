@@ -87,6 +87,10 @@
 //! in another thread reads the environment is a data race on Unix. A program with such threads
 //! should set the variable itself, at the start of `main`.
 
+#[cfg(test)]
+extern crate self as sd_onnx;
+
+mod binding;
 mod builder;
 mod checkpoint;
 mod config;
@@ -113,6 +117,8 @@ mod network;
 mod parts;
 mod precision;
 mod provider;
+#[cfg(test)]
+mod rehearsal;
 mod runtime;
 mod session;
 mod source;

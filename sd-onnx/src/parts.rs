@@ -68,8 +68,7 @@ impl OnnxTextModel {
             |name| clip_text::is_left_out(&config, name),
             |outline| clip_text::graph(&config, outline, more, Dialect::default()).map(drop),
         )?;
-        // On OpenVINO an input cannot be empty, so a text encoder has padded inputs there, too.
-        let sites = Sites::new(&mut weights, &live, engine.dialect().fixed_sizes);
+        let sites = Sites::new(&mut weights, &live, engine.pads_factors());
         let (of_graph, more) = (config.clone(), more.to_owned());
         // One session takes texts of any length, because the network is small.
         let write = move |dialect, _, merged: Option<&Set>| {
@@ -240,7 +239,8 @@ impl OnnxCodec {
         Ok(Self {
             decoder: Half {
                 network: Network::new("VAE decoder", engine, true, move |dialect| {
-                    vae::decoder(&of_graph, &of_weights, dialect.for_few_weights())
+                    let dialect = dialect.for_autoencoder(of_graph.fits_f16);
+                    vae::decoder(&of_graph, &of_weights, dialect)
                 }),
                 limits: Limits::default(),
             },
@@ -344,7 +344,8 @@ impl OnnxCodec {
                 let (config, weights) = (self.config.clone(), weights.clone());
                 Half {
                     network: Network::new(name, &self.engine, true, move |dialect| {
-                        vae::encoder(&config, &weights, dialect.for_few_weights())
+                        let dialect = dialect.for_autoencoder(config.fits_f16);
+                        vae::encoder(&config, &weights, dialect)
                     }),
                     limits: Limits::default(),
                 }

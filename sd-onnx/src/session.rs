@@ -7,15 +7,18 @@ use std::{
 
 use ndarray::ArrayD;
 use ort::{
+    logging::LogLevel,
     session::{
-        OutputSelector, RunOptions, SelectedOutputMarker, SessionInputValue, SessionOutputs,
+        NoSelectedOutputs, OutputSelector, RunOptions, SelectedOutputMarker, SessionInputValue,
+        SessionOutputs,
     },
     value::TensorRef,
 };
 use sd_core::{NetworkReport, StopToken};
 
 use crate::{
-    Error, RunError, engine::Engine, graph::Model, provider::on_device, weights::not_utf8,
+    Device, Error, RunError, binding::Binding, engine::Engine, graph::Model, provider::on_device,
+    weights::not_utf8,
 };
 
 /// The session option with the folder of the external data, for a model given as bytes.
@@ -28,9 +31,9 @@ const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_pa
 /// compute with whole numbers. This crate writes no such networks.
 const FOLD_SCALES: &str = "session.disable_quant_qdq";
 
-/// The run option, and its value, that makes ONNX Runtime release the memory that it allocated for
-/// tensors when the call ends.
-const GIVE_BACK: (&str, &str) = ("memory.enable_memory_arena_shrinkage", "cpu:0");
+/// The run option that makes ONNX Runtime release the memory that it allocated for tensors when the
+/// call ends. Its value lists the devices.
+const GIVE_BACK: &str = "memory.enable_memory_arena_shrinkage";
 
 /// A session of ONNX Runtime. It runs one call at a time, and other calls wait.
 #[derive(Debug)]
@@ -50,13 +53,16 @@ pub(crate) struct Session {
 pub(crate) enum Input<'a> {
     F32(&'a [usize], &'a [f32]),
     I64(&'a [usize], &'a [i64]),
+    /// f32 values that other calls may share, such as the factors of LoRAs. A session can keep them
+    /// alive, and then knows without comparing them that they have not changed.
+    Shared(&'a [usize], &'a Arc<[f32]>),
 }
 
 impl Input<'_> {
     /// Returns the sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         match self {
-            Self::F32(shape, _) | Self::I64(shape, _) => shape,
+            Self::F32(shape, _) | Self::I64(shape, _) | Self::Shared(shape, _) => shape,
         }
     }
 }
@@ -95,15 +101,27 @@ impl Session {
             on_device(builder, model.exported, engine).map_err(failed)?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         let inputs = session.inputs().iter();
+        let inputs = inputs.map(|input| input.name().to_owned()).collect();
+        let binding = engine.as_cuda.then(|| Binding::new(&session));
+        let loaded = Loaded {
+            binding: binding.transpose().map_err(failed)?,
+            session,
+        };
         Ok(Self {
             name,
-            inputs: inputs.map(|input| input.name().to_owned()).collect(),
+            inputs,
             report: NetworkReport::new(name, placement.providers(model.nodes)),
             slot: Arc::new(Slot {
-                session: Mutex::new(Some(session)),
+                session: Mutex::new(Some(loaded)),
                 changed: Condvar::new(),
             }),
-            planned: Planned::default(),
+            planned: Planned {
+                devices: match engine.device {
+                    Device::Cuda => "cpu:0;gpu:0",
+                    _ => "cpu:0",
+                },
+                shapes: Mutex::default(),
+            },
         })
     }
 
@@ -129,7 +147,7 @@ impl Session {
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, RunError> {
-        self.run_whole(inputs, stop, |outputs| {
+        self.run_whole(inputs, stop, &[], |outputs| {
             let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
             Ok(read(shape, data))
         })
@@ -146,13 +164,15 @@ impl Session {
         stop: &StopToken,
         names: &[&str],
     ) -> Result<Vec<ArrayD<f32>>, RunError> {
-        self.run_whole(inputs, stop, |outputs| arrays(outputs, names))
+        self.run_whole(inputs, stop, names, |outputs| arrays(outputs, names))
     }
 
+    /// Runs the whole graph. `names` are the outputs that `read` needs, or none if it needs all.
     fn run_whole<T>(
         &self,
         inputs: &[(&str, Input<'_>)],
         stop: &StopToken,
+        names: &[&str],
         read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
     ) -> Result<T, RunError> {
         // Each call has its own options, so a late stop cannot end a later call.
@@ -169,15 +189,17 @@ impl Session {
         // The slot's lock is not held while the callback is registered or removed, because the
         // callback takes that lock.
         let session = self.slot.take(Some(stop)).ok_or(RunError::Stopped)?;
-        let result = self
-            .call(session, inputs, &options, read)
-            .map_err(|error| {
-                if stop.is_stopped() {
-                    RunError::Stopped
-                } else {
-                    error
-                }
-            })?;
+        let result = match session.binds() {
+            true => self.call_bound(session, inputs, names, &options, read),
+            false => self.call(session, inputs, &options, read),
+        };
+        let result = result.map_err(|error| {
+            if stop.is_stopped() {
+                RunError::Stopped
+            } else {
+                error
+            }
+        })?;
         self.planned.add(first);
         Ok(result)
     }
@@ -227,6 +249,9 @@ impl Session {
                         Input::I64(shape, data) => {
                             TensorRef::from_array_view((shape, data))?.into()
                         }
+                        Input::Shared(shape, data) => {
+                            TensorRef::from_array_view((shape, &**data))?.into()
+                        }
                     },
                 ))
             },
@@ -235,10 +260,28 @@ impl Session {
             .collect::<ort::Result<Vec<_>>>()
             .map_err(|e| self.failed(e))?;
         let outputs = session
-            .session()
+            .loaded()
+            .session
             .run_with_options(inputs, options)
             .map_err(|e| self.failed(e))?;
         read(&outputs).map_err(|e| self.failed(e))
+    }
+
+    /// Runs the graph with the inputs that are already on the device.
+    fn call_bound<T>(
+        &self,
+        mut session: Taken<'_>,
+        inputs: &[(&str, Input<'_>)],
+        names: &[&str],
+        options: &RunOptions<NoSelectedOutputs>,
+        read: impl FnOnce(&SessionOutputs<'_>) -> ort::Result<T>,
+    ) -> Result<T, RunError> {
+        let Loaded { session, binding } = session.loaded();
+        let binding = binding.as_mut().expect("the session binds its inputs");
+        let outputs = binding.run(session, inputs, names, options);
+        outputs
+            .and_then(|outputs| read(&outputs))
+            .map_err(|e| self.failed(e))
     }
 
     fn failed(&self, error: ort::Error) -> RunError {
@@ -286,8 +329,12 @@ fn give_memory_back() {
 /// the VAE decoder of Stable Diffusion 1.x at 512 × 512, that makes 2,091 MB instead of 1,288 MB.
 /// The memory is therefore released after the first call. Later calls then hold 1,081 MB, less than
 /// without a plan.
-#[derive(Debug, Default)]
-struct Planned(Mutex<HashSet<Vec<usize>>>);
+#[derive(Debug)]
+struct Planned {
+    /// The devices whose memory is released, for [`GIVE_BACK`].
+    devices: &'static str,
+    shapes: Mutex<HashSet<Vec<usize>>>,
+}
 
 impl Planned {
     /// Prepares the options of a call with these inputs. Returns the shapes of the inputs if ONNX
@@ -297,6 +344,8 @@ impl Planned {
         inputs: &[(&str, Input<'_>)],
         options: &mut RunOptions,
     ) -> ort::Result<Option<Vec<usize>>> {
+        // Providers that report the placement of nodes in the log would write it in every call.
+        options.set_log_level(LogLevel::Fatal)?;
         // The shapes are concatenated. This is unambiguous, because the number of dimensions of
         // each input is fixed.
         let sides = inputs.iter().flat_map(|(_, input)| input.shape());
@@ -304,7 +353,7 @@ impl Planned {
         if self.lock().contains(&shapes) {
             return Ok(None);
         }
-        options.set(GIVE_BACK.0, GIVE_BACK.1)?;
+        options.set(GIVE_BACK, self.devices)?;
         Ok(Some(shapes))
     }
 
@@ -317,14 +366,22 @@ impl Planned {
 
     fn lock(&self) -> MutexGuard<'_, HashSet<Vec<usize>>> {
         // No code that holds the lock panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shapes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A session of ONNX Runtime, and the inputs that it keeps on the device, if it does.
+#[derive(Debug)]
+struct Loaded {
+    // Dropped first, because it refers to the session.
+    binding: Option<Binding>,
+    session: ort::session::Session,
 }
 
 /// The place of the session while no call runs.
 #[derive(Debug)]
 struct Slot {
-    session: Mutex<Option<ort::session::Session>>,
+    session: Mutex<Option<Loaded>>,
     /// Signals that the session was put back, or that a stop token was stopped.
     changed: Condvar,
 }
@@ -357,7 +414,7 @@ impl Slot {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<ort::session::Session>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Loaded>> {
         // Even after a panic, the slot either holds a complete session or is empty.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,14 +423,20 @@ impl Slot {
 /// A session that was taken out of its slot. Dropping this value puts it back, even during a panic.
 struct Taken<'a> {
     slot: &'a Slot,
-    session: Option<ort::session::Session>,
+    session: Option<Loaded>,
 }
 
 impl Taken<'_> {
-    fn session(&mut self) -> &mut ort::session::Session {
+    fn loaded(&mut self) -> &mut Loaded {
         self.session
             .as_mut()
             .expect("the session is present until the drop")
+    }
+
+    /// Returns whether the session keeps inputs on the device.
+    fn binds(&self) -> bool {
+        let loaded = self.session.as_ref();
+        loaded.is_some_and(|loaded| loaded.binding.is_some())
     }
 }
 

@@ -26,8 +26,8 @@ use std::{
 
 pub(crate) use blocks::BLOCKED;
 use blocks::Blocks;
-pub(crate) use dialect::Dialect;
-use half::bf16;
+pub(crate) use dialect::{Dialect, Values};
+use half::{bf16, f16};
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
@@ -413,6 +413,10 @@ impl<'w> Graph<'w> {
                 let values = values.iter().map(|&value| bf16::from_f32(value));
                 values.flat_map(bf16::to_le_bytes).collect()
             }
+            proto::DataType::Float16 => {
+                let values = values.iter().map(|&value| f16::from_f32(value));
+                values.flat_map(f16::to_le_bytes).collect()
+            }
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         Value(self.initializer(numbers, shape, raw))
@@ -568,7 +572,7 @@ impl<'w> Graph<'w> {
     /// Returns `x·sigmoid(alpha·x)`. This is SiLU for `alpha` = 1 and CLIP's "quick" GELU for
     /// `alpha` = 1.702.
     pub fn sigmoid_gate(&mut self, x: Value, alpha: f32) -> Value {
-        if !self.dialect.bf16 {
+        if self.dialect.values != Values::Bf16 {
             return self.microsoft("QuickGelu", &[Some(x.0)], [float("alpha", alpha)]);
         }
         // OpenVINO accepts `QuickGelu` in f32 only. It fuses the operators below into one.
@@ -590,7 +594,7 @@ impl<'w> Graph<'w> {
 
     /// Returns `x · weightᵀ`. `weight` is `[out, in]`, as PyTorch stores it.
     pub fn matmul_transposed(&mut self, x: Value, weight: Value) -> Value {
-        if self.dialect.bf16 {
+        if self.dialect.values == Values::Bf16 {
             // OpenVINO fuses this transposition into the product. It would transpose the weight of
             // a `FusedMatMul` beforehand, and keep the result as a copy.
             let weight = self.transpose(weight, &[1, 0]);
@@ -684,18 +688,17 @@ impl<'w> Graph<'w> {
         // Weights with LoRAs merged into them are in memory.
         let in_memory = matches!(tensor.place, Place::Memory(_));
         // A spilled weight is multiplied by its scale when it is written.
-        let (form, read) = match self.dialect {
-            Dialect { bf16: true, .. } => (Some(Form::Bf16), Type::BF16),
-            Dialect {
-                f32_weights: true, ..
-            } => (Some(Form::F32), Type::F32),
+        let form = match self.dialect.channel_block {
             // The filters are spilled too. ONNX Runtime takes weights from files or from memory,
             // not from both.
-            Dialect {
-                channel_block: Some(_),
-                ..
-            } if tensor.dtype.usage() == Use::Widened || in_memory => (Some(Form::F32), Type::F32),
-            _ => (None, tensor.dtype),
+            Some(_) if tensor.dtype.usage() == Use::Widened || in_memory => Some(Form::F32),
+            _ => self.dialect.weights(),
+        };
+        let read = match form {
+            Some(Form::Bf16) => Type::BF16,
+            Some(Form::F16) => Type::F16,
+            Some(Form::F32 | Form::Filters { .. }) => Type::F32,
+            None => tensor.dtype,
         };
         let is_other = tensor.dtype != read || tensor.scale.is_some();
         let form = form.filter(|_| is_other || in_memory);

@@ -18,7 +18,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sd_core::{LatentCodec, StopToken};
 use sd_schedulers::{NoiseSource, noise::TorchRng};
 
-use super::{BLOCKED, Conv, Dialect, Dim, Graph, Model, proto};
+use super::{BLOCKED, Conv, Dialect, Dim, Graph, Model, Values, proto};
 use crate::{
     Error,
     config::{Config, MOST_CONFIG},
@@ -322,7 +322,7 @@ fn weights_become_bf16_in_a_file() {
     safetensors::serialize_to_file(tensors, None, &path).unwrap();
     let weights = Weights::open(&path).unwrap();
     let dialect = Dialect {
-        bf16: true,
+        values: Values::Bf16,
         ..Dialect::default()
     };
     let mut g = Graph::new("brains", &weights, dialect);

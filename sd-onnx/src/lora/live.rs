@@ -126,7 +126,7 @@ struct Site {
 /// The values of the inputs with factors, in the order of the sites: `down` and `up`, each with its
 /// shape.
 #[derive(Debug, Default)]
-pub(crate) struct Inputs(Vec<[(Vec<usize>, Vec<f32>); 2]>);
+pub(crate) struct Inputs(Vec<[(Vec<usize>, Arc<[f32]>); 2]>);
 
 impl Sites {
     /// Makes the graphs over `weights` take the factors for these tensors, as far as the network
@@ -184,7 +184,7 @@ impl Sites {
         let sites = self.sites.iter().zip(&inputs.0);
         sites.flat_map(|(site, values)| {
             let pairs = site.names.iter().zip(values);
-            pairs.map(|(name, (shape, values))| (name.as_str(), Input::F32(shape, values)))
+            pairs.map(|(name, (shape, values))| (name.as_str(), Input::Shared(shape, values)))
         })
     }
 
@@ -225,7 +225,7 @@ impl Site {
         &self,
         factors: &[(&LowRank, usize, f32)],
         rank: Option<usize>,
-    ) -> [(Vec<usize>, Vec<f32>); 2] {
+    ) -> [(Vec<usize>, Arc<[f32]>); 2] {
         let dims = Dims(&self.shape);
         let used: usize = factors.iter().map(|(_, used, _)| used).sum();
         let rank = rank.unwrap_or(used);
@@ -246,7 +246,7 @@ impl Site {
         down_shape[0] = rank;
         let mut up_shape = vec![1; self.shape.len()];
         up_shape[..2].copy_from_slice(&[dims.outputs(), rank]);
-        [(down_shape, down), (up_shape, up)]
+        [(down_shape, down.into()), (up_shape, up.into())]
     }
 }
 

@@ -93,6 +93,25 @@ pub enum RuntimeError {
         /// ONNX Runtime's message.
         problem: String,
     },
+    /// There is no NVIDIA GPU that [`Device::Cuda`] can use: no driver, no card, or a card or a
+    /// driver that is too old.
+    #[error("the device `cuda` has no usable NVIDIA GPU: {}; expected a card with compute capability 7.5 or higher and a driver for CUDA 13 (Linux and Windows: 580 or newer)", printable(problem))]
+    NoGpu {
+        /// The message of the system or of CUDA.
+        problem: String,
+    },
+    /// The provider for [`Device::Cuda`] or a library that it needs cannot be loaded.
+    #[error("the device `cuda` of ONNX Runtime from {} cannot be loaded{}: {}; {hint}", printable(path.display()), missing_files(missing), printable(problem))]
+    CudaLibraries {
+        /// The ONNX Runtime library.
+        path: PathBuf,
+        /// The files that were not found.
+        missing: Vec<String>,
+        /// The message of the system or of ONNX Runtime.
+        problem: String,
+        /// What to install.
+        hint: String,
+    },
     /// The library could not be downloaded.
     #[error("fetching {what}: {problem}")]
     Fetch {
@@ -101,6 +120,14 @@ pub enum RuntimeError {
         /// The step that failed and the reason.
         problem: String,
     },
+}
+
+/// Returns the names of missing files as a further part of a message, or nothing if there are none.
+fn missing_files(files: &[String]) -> String {
+    match files {
+        [] => String::new(),
+        files => format!(", because files are missing ({})", list(files)),
+    }
 }
 
 /// Returns the hint as a further part of a message, or nothing if it is empty.

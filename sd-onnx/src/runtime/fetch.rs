@@ -167,6 +167,7 @@ fn download(release: &Release, folder: &Path) -> Result<PathBuf, String> {
         release.product.variable(),
         match release.product {
             Product::OnnxRuntime => "an ONNX Runtime library",
+            Product::CudaBuild => "an ONNX Runtime library that has CUDA's provider",
             Product::OpenVinoBuild => "an ONNX Runtime library that has OpenVINO's provider",
             Product::OpenVinoPlugin => "the plugin's library",
         }

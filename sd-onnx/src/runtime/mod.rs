@@ -10,9 +10,16 @@
 //! 4. with the Cargo feature `fetch`, a wheel that `pip` downloads into that folder. Without the
 //!    feature, the error is [`RuntimeError::NotFound`].
 //!
-//! Places 3 and 4 have ONNX Runtime 1.32.0. The exception is [`Device::OpenVino`] on a processor
-//! that is not from Intel. OpenVINO's plugin does not list such processors, so the version there is
-//! 1.24.1 with OpenVINO built in.
+//! Places 3 and 4 have ONNX Runtime 1.32.0, with two exceptions:
+//!
+//! - for [`Device::Cuda`], version 1.31.1 with CUDA's provider;
+//! - for [`Device::OpenVino`] on a processor that is not from Intel, version 1.24.1 with OpenVINO
+//!   built in, because OpenVINO's plugin does not list such processors.
+//!
+//! # Where CUDA comes from
+//! CUDA's provider is a library beside ONNX Runtime. It loads NVIDIA's libraries, which are never
+//! downloaded here. The system's loader searches for them, after the folders in the environment
+//! variable `ORT_CUDA_PATH`.
 //!
 //! # Where OpenVINO comes from
 //! If the library has OpenVINO's provider built in, that provider is used. Otherwise the provider
@@ -28,6 +35,7 @@
 //! by one rename. If one of its files is damaged, the whole release is replaced.
 
 mod channel_block;
+mod cuda;
 mod error;
 #[cfg(feature = "fetch")]
 mod fetch;
@@ -59,6 +67,8 @@ pub(crate) struct Runtime {
     plugin: Mutex<Option<PathBuf>>,
     /// What [`channel_block`](Self::channel_block) found.
     channel_block: OnceLock<Option<usize>>,
+    /// Set after [`check_cuda`](Self::check_cuda) has found a graphics card.
+    has_cuda: OnceLock<()>,
 }
 
 /// The library that started first. It stays for the life of the process, because ONNX Runtime
@@ -104,6 +114,7 @@ impl Runtime {
                 environment,
                 plugin: Mutex::new(None),
                 channel_block: OnceLock::new(),
+                has_cuda: OnceLock::new(),
             }))
             .clone())
     }
@@ -140,6 +151,7 @@ fn release_for(device: Device, intel: bool) -> Product {
     // Intel's GPUs and NPUs are listed with any processor.
     match device {
         Device::OpenVino if !intel => Product::OpenVinoBuild,
+        Device::Cuda => Product::CudaBuild,
         _ => Product::OnnxRuntime,
     }
 }
@@ -179,12 +191,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_another_makers_processor_wants_the_openvino_build() {
+    fn devices_want_their_builds() {
         let of = |device| [true, false].map(|intel| release_for(device, intel));
         let plain = [Product::OnnxRuntime; 2];
         assert_eq!(of(Device::Cpu), plain);
         assert_eq!(of(Device::OpenVinoGpu), plain);
         assert_eq!(of(Device::OpenVinoNpu), plain);
+        assert_eq!(of(Device::Cuda), [Product::CudaBuild; 2]);
         assert_eq!(
             of(Device::OpenVino),
             [Product::OnnxRuntime, Product::OpenVinoBuild]

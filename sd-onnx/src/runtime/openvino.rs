@@ -73,6 +73,9 @@ impl Runtime {
         }
         let openvino = [Device::OpenVino, Device::OpenVinoGpu, Device::OpenVinoNpu];
         available.extend(openvino.into_iter().filter(listed));
+        if self.has_cuda.get().is_some() {
+            available.push(Device::Cuda);
+        }
         let hint = match device {
             Device::OpenVino if !processor::is_intel() => format!(
                 "OpenVINO's plugin lists only Intel processors; on others, load a model on \
@@ -81,6 +84,14 @@ impl Runtime {
                 Product::OpenVinoBuild.package(),
                 Product::OpenVinoBuild.version(),
                 Product::OpenVinoBuild.variable(),
+            ),
+            Device::Cuda => format!(
+                "this library is built without CUDA, and a process can load only one; load a model \
+                 on `cuda` before one on another device, with the library from the Python package \
+                 {} {}, whose path may be in {}",
+                Product::CudaBuild.package(),
+                Product::CudaBuild.version(),
+                Product::CudaBuild.variable(),
             ),
             Device::OpenVinoGpu => "an Intel GPU needs Intel's OpenCL driver".into(),
             Device::OpenVinoNpu => "an Intel NPU needs Intel's NPU driver".into(),

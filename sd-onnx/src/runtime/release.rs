@@ -1,12 +1,14 @@
 //! The pinned releases, for each platform with a wheel.
 
-use Product::{OnnxRuntime, OpenVinoBuild, OpenVinoPlugin};
+use Product::{CudaBuild, OnnxRuntime, OpenVinoBuild, OpenVinoPlugin};
 
 /// A library that can be searched for and downloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Product {
     /// Microsoft's build for the CPU. It accepts provider plugins.
     OnnxRuntime,
+    /// Microsoft's build with CUDA's provider, which also runs on the CPU.
+    CudaBuild,
     /// An older ONNX Runtime with OpenVINO's provider built in. It also supports processors that
     /// are not from Intel.
     OpenVinoBuild,
@@ -49,8 +51,8 @@ pub(super) struct Member {
 /// Some of OpenVINO's files are left out: copies under other names, and `openvino_c` and
 /// `tbbmalloc_proxy`, which nothing loads. OpenVINO loads most of the others by name when it needs
 /// them. The Windows build with OpenVINO built in is not listed, because its wheel lacks OpenVINO
-/// itself.
-static RELEASES: [Release; 7] = [
+/// itself. TensorRT's provider is left out of the builds with CUDA.
+static RELEASES: [Release; 9] = [
     Release {
         product: OnnxRuntime,
         platform: ("linux", "x86_64"),
@@ -82,6 +84,20 @@ static RELEASES: [Release; 7] = [
         wheel_sha256: "d7e0c45cc5f456ad7805e6dd256a7662736cda9c2fd17becae194eb3c2f6df72",
         checksums: "e9feebaed867b76f741c14ae64e056a3da64a153a61994f1fb48eadc7f9b3ba8  \
             onnxruntime.dll",
+    },
+    Release {
+        product: CudaBuild,
+        platform: ("linux", "x86_64"),
+        tag: "manylinux_2_28_x86_64",
+        wheel_sha256: "e26c475fe361b2015f45b4b824bd13f0bb20204e59b62814e6f0acd5f3d491a6",
+        checksums: include_str!("release/onnxruntime-gpu-1.31.1-linux-x86_64.sha256"),
+    },
+    Release {
+        product: CudaBuild,
+        platform: ("windows", "x86_64"),
+        tag: "win_amd64",
+        wheel_sha256: "fd98341ba71c093153f0dcfc53eb69d57f706866fb45e94e5b0cde5d97a50dbf",
+        checksums: include_str!("release/onnxruntime-gpu-1.31.1-windows-x86_64.sha256"),
     },
     Release {
         product: OpenVinoPlugin,
@@ -119,6 +135,7 @@ impl Product {
     pub fn title(self) -> &'static str {
         match self {
             OnnxRuntime => "ONNX Runtime",
+            CudaBuild => "ONNX Runtime with CUDA",
             OpenVinoBuild => "ONNX Runtime with OpenVINO",
             OpenVinoPlugin => "OpenVINO's plugin",
         }
@@ -128,6 +145,7 @@ impl Product {
     pub fn package(self) -> &'static str {
         match self {
             OnnxRuntime => "onnxruntime",
+            CudaBuild => "onnxruntime-gpu",
             OpenVinoBuild => "onnxruntime-openvino",
             OpenVinoPlugin => "onnxruntime-ep-openvino",
         }
@@ -137,6 +155,8 @@ impl Product {
     pub fn version(self) -> &'static str {
         match self {
             OnnxRuntime => "1.32.0",
+            // The newest release on 1 December 2026.
+            CudaBuild => "1.31.1",
             OpenVinoBuild => "1.24.1",
             OpenVinoPlugin => "1.8.1",
         }
@@ -145,7 +165,7 @@ impl Product {
     /// Returns the folder of the libraries in the package.
     pub fn source(self) -> &'static str {
         match self {
-            OnnxRuntime | OpenVinoBuild => "onnxruntime/capi",
+            OnnxRuntime | CudaBuild | OpenVinoBuild => "onnxruntime/capi",
             OpenVinoPlugin => "onnxruntime_ep_openvino",
         }
     }
@@ -153,7 +173,7 @@ impl Product {
     /// Returns the environment variable that contains the path of the library.
     pub fn variable(self) -> &'static str {
         match self {
-            OnnxRuntime | OpenVinoBuild => "ORT_DYLIB_PATH",
+            OnnxRuntime | CudaBuild | OpenVinoBuild => "ORT_DYLIB_PATH",
             OpenVinoPlugin => "ORT_OPENVINO_PLUGIN",
         }
     }
@@ -239,5 +259,6 @@ mod tests {
         );
         assert_eq!(of(OpenVinoBuild), [linux]);
         assert_eq!(of(OpenVinoPlugin), [linux, windows]);
+        assert_eq!(of(CudaBuild), [linux, windows]);
     }
 }

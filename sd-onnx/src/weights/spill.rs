@@ -16,7 +16,7 @@ use std::{
     thread,
 };
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{Place, Tensor, values::STEP};
 use crate::{Error, hash};
@@ -34,6 +34,9 @@ const ALIGNMENT: u64 = 64;
 pub(crate) enum Form {
     /// bf16, rounded to the nearest value, with ties to even.
     Bf16,
+    /// f16, rounded to the nearest value, with ties to even. A number beyond ±65,504 becomes
+    /// infinite, as in torch's `half`.
+    F16,
     /// f32.
     F32,
     /// The filters of a convolution as f32, reordered from `[output, input, h, w]` to blocks of
@@ -112,7 +115,7 @@ impl<'w> Spill<'w> {
     /// the weight there.
     pub fn add(&mut self, tensor: &'w Tensor, form: Form) -> Place {
         let size = match form {
-            Form::Bf16 => size_of::<bf16>(),
+            Form::Bf16 | Form::F16 => size_of::<f16>(),
             Form::F32 | Form::Filters { .. } => size_of::<f32>(),
         };
         let offset = self.length.next_multiple_of(ALIGNMENT);
@@ -174,6 +177,12 @@ impl Job<'_> {
                 bytes.clear();
                 let values = values.iter().map(|&value| bf16::from_f32(value));
                 bytes.extend(values.flat_map(bf16::to_le_bytes));
+                to.write(&bytes, &mut offset)
+            }),
+            Form::F16 => source.pieces(scale, STEP, |values| {
+                bytes.clear();
+                let values = values.iter().map(|&value| f16::from_f32(value));
+                bytes.extend(values.flat_map(f16::to_le_bytes));
                 to.write(&bytes, &mut offset)
             }),
             Form::F32 => source.pieces(scale, STEP, |values| {

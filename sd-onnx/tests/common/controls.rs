@@ -18,7 +18,7 @@ use sd_onnx::{
 };
 use serde_json::Value;
 
-use crate::common::{
+use super::common::{
     Golden, Model, golden, golden_json, relative_error, replayed, write_family, write_tensors,
 };
 

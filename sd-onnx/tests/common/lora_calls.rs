@@ -11,7 +11,7 @@ use sd_onnx::{
 };
 use sd_text::outside::chain;
 
-use crate::common::{Model, emoji, golden, golden_json, relative_error, write_family};
+use super::common::{Model, emoji, golden, golden_json, relative_error, write_family};
 
 /// The largest difference between a LoRA that is an input and one that is merged, in networks with
 /// random weights. They amplify rounding: the same network without LoRAs differs by 1.6e-5 between

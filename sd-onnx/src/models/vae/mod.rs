@@ -32,6 +32,12 @@ pub(crate) struct VaeConfig {
     /// is applied after `shift` is subtracted.
     pub scale: Vec<f32>,
     pub shift: Vec<f32>,
+    /// Whether all values within the networks are in the range of f16.
+    ///
+    /// The key `force_upcast` says so, which is true for SDXL's autoencoder. Without the key, the
+    /// autoencoders of Stable Diffusion 1.x and 2.x, known by their `scaling_factor`, and the tiny
+    /// ones are taken to fit.
+    pub fits_f16: bool,
     /// The axes along which the networks are seamless. [`new`](Self::new) sets none.
     pub seamless: Seamless,
     network: Network,
@@ -73,11 +79,13 @@ impl VaeConfig {
                 (vec![factor; latent_channels], vec![shift; latent_channels])
             }
         };
+        let usually_fits = is_tiny || scale.iter().all(|&scale| scale == 0.18215);
         Ok(Self {
             class,
             latent_channels,
             scale,
             shift,
+            fits_f16: !config.bool("force_upcast", !usually_fits)?,
             seamless: Seamless::NONE,
             network: match is_tiny {
                 true => Network::Tiny(TinyConfig::new(config, latent_channels)?),
