@@ -1638,6 +1638,7 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    let engine = &engine.for_unet();
     let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;

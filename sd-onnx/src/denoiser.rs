@@ -303,9 +303,9 @@ impl OnnxDenoiser {
         if share == 0.0 {
             return Ok(None);
         }
-        if !(0.0..=1.0).contains(&share) {
+        if !(0.0..=0.75).contains(&share) {
             return Err(format!(
-                "the share of merged tokens is {share}, expected 0 to 1"
+                "the share of merged tokens is {share}, expected 0 to 0.75"
             ));
         }
         let (_, _, height, width) = call.latents.dim();

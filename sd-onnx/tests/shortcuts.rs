@@ -11,19 +11,16 @@ mod common;
 mod controls;
 #[path = "common/exports.rs"]
 mod exports;
-#[path = "common/lora_calls.rs"]
-mod lora_calls;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use common::{Golden, Model, emoji, golden, relative_error, write_family};
 use controls::Controls;
 use exports::write_export;
-use lora_calls::{call as lora_call, networks};
 use ndarray::{Array2, Array3, Array4, s};
 use sd_onnx::{
-    Builder, Call, ControlCall, ControlInput, DeepCall, DeepFeatures, Denoiser, Seamless,
-    StopToken, text::BoxError,
+    Builder, Call, ControlCall, ControlInput, DeepCall, DeepFeatures, Denoiser, LoraCall,
+    LoraLibrary, Pipeline, Seamless, StopToken, text::BoxError,
 };
 use sd_text::outside::chain;
 use serde_json::Value;
@@ -31,6 +28,10 @@ use serde_json::Value;
 /// The largest error of a call. f32 sums are computed in another order: torch's own results differ
 /// from double precision by up to 8e-6.
 const ONE_CALL: f64 = 1e-5;
+
+/// The largest difference between a LoRA that is an input and one that is merged. Networks with random
+/// weights amplify rounding.
+const LORA: f64 = 3e-5;
 
 fn within(limit: f64, what: &str, error: f64) {
     println!("{what}: {error:.1e}");
@@ -217,17 +218,14 @@ fn tokens_are_merged_as_in_tomesd() {
 }
 
 /// Checks, for some branches, that a call that reuses the features of the same call returns the same
-/// prediction, and that a call with other latents does not. `change` adds further inputs.
-fn reuse_is_exact<'a>(
-    denoiser: &dyn Denoiser,
-    inputs: &'a Inputs,
-    change: impl Fn(Call<'a>) -> Call<'a>,
-) {
-    let plain = predict(denoiser, change(inputs.call(0))).unwrap();
-    let other = predict(denoiser, change(inputs.call(1))).unwrap();
+/// prediction, and that a call with other latents does not. `acting` are control networks.
+fn reuse_is_exact(denoiser: &dyn Denoiser, inputs: &Inputs, acting: &[ControlCall<'_>]) {
+    let plain = predict(denoiser, inputs.call(0).controls(acting)).unwrap();
+    let other = predict(denoiser, inputs.call(1).controls(acting)).unwrap();
     for branch in (0..denoiser.inputs().deep_branches).step_by(2) {
         let features = DeepFeatures::default();
-        let call = |index: usize, deep| predict(denoiser, change(inputs.call(index)).deep(deep));
+        let call =
+            |index: usize, deep| predict(denoiser, inputs.call(index).controls(acting).deep(deep));
         let full = call(0, keeping(&features, branch)).unwrap();
         assert_eq!(full, plain, "branch {branch} changes a whole call");
         let same = call(0, reusing(&features, branch)).unwrap();
@@ -247,9 +245,7 @@ fn reusing_the_features_of_the_same_call_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         write(model, folder.path());
         let denoiser = sd_onnx::builder().load_denoiser(folder.path()).unwrap();
-        reuse_is_exact(&*denoiser, &Inputs::waves(&*denoiser, [11, 13]), |call| {
-            call
-        });
+        reuse_is_exact(&*denoiser, &Inputs::waves(&*denoiser, [11, 13]), &[]);
     }
 }
 
@@ -260,7 +256,16 @@ fn seamless_pictures_reuse_features() {
     let seamless = sd_onnx::builder().seamless(Seamless::BOTH);
     let denoiser = seamless.load_denoiser(folder.path()).unwrap();
     let inputs = Inputs::waves(&*denoiser, [16, 16]);
-    reuse_is_exact(&*denoiser, &inputs, |call| call);
+    reuse_is_exact(&*denoiser, &inputs, &[]);
+}
+
+/// Returns the UNet of a library with the LoRA `sd1-locon`, whose factors are inputs.
+fn called(library: &Pipeline) -> Arc<dyn Denoiser> {
+    let mut loras = library.loras().iter();
+    let index = loras.position(|lora| lora.name == "sd1-locon" && lora.live);
+    let call = LoraCall::new(index.unwrap(), 0.8, vec![0.8]);
+    let library: &dyn LoraLibrary = library.lora_library().unwrap();
+    library.networks(&[call]).unwrap().denoiser
 }
 
 #[test]
@@ -272,11 +277,11 @@ fn loras_reach_the_outer_layers() {
     let merged = merged.load_denoiser(folder.path()).unwrap();
     let library = sd_onnx::builder().loras(golden("lora"));
     let library = library.load(folder.path()).unwrap();
-    let live = networks(&library, &[lora_call(&library, "sd1-locon", 0.8)]).denoiser;
+    let live = called(&library);
     let plain = sd_onnx::builder().load_denoiser(folder.path()).unwrap();
     let inputs = Inputs::waves(&*plain, [8, 8]);
-    reuse_is_exact(&*merged, &inputs, |call| call);
-    reuse_is_exact(&*live, &inputs, |call| call);
+    reuse_is_exact(&*merged, &inputs, &[]);
+    reuse_is_exact(&*live, &inputs, &[]);
 
     // The features are those of the UNet without a LoRA, so only the outer layers differ.
     let features = DeepFeatures::default();
@@ -285,7 +290,7 @@ fn loras_reach_the_outer_layers() {
     let [without, merged, live] =
         [plain, merged, live].map(|denoiser| predict(&*denoiser, call()).unwrap());
     let error = relative_error(&live, merged.as_slice().unwrap());
-    within(lora_calls::ROUNDING, "live and merged", error);
+    within(LORA, "live and merged", error);
     let effect = relative_error(&live, without.as_slice().unwrap());
     assert!(effect > 1e-3, "{effect:.1e}");
 }
@@ -299,13 +304,13 @@ fn tokens_are_merged_with_loras() {
     let merged = merged.load_denoiser(folder.path()).unwrap();
     let library = sd_onnx::builder().loras(golden("lora"));
     let library = library.load(folder.path()).unwrap();
-    let live = networks(&library, &[lora_call(&library, "sd1-locon", 0.8)]).denoiser;
+    let live = called(&library);
     let inputs = Inputs::waves(&*live, [8, 10]);
     let call = || inputs.call(0).merge_tokens(0.5);
     let [without, merged, live] = [library.denoiser().clone(), merged, live]
         .map(|denoiser| predict(&*denoiser, call()).unwrap());
     let error = relative_error(&live, merged.as_slice().unwrap());
-    within(lora_calls::ROUNDING, "live and merged", error);
+    within(LORA, "live and merged", error);
     let effect = relative_error(&live, without.as_slice().unwrap());
     assert!(effect > 1e-3, "{effect:.1e}");
 }
@@ -347,7 +352,7 @@ fn control_networks_reach_the_outer_layers() {
         // The size of the UNet's latents for this control picture.
         let (dims, _) = controls.values.tensor("call.all.sample");
         let inputs = Inputs::waves(&*denoiser, [dims[2], dims[3]]);
-        reuse_is_exact(&*denoiser, &inputs, |call| call.controls(&acting));
+        reuse_is_exact(&*denoiser, &inputs, &acting);
 
         // The features are those of a call without control networks.
         let features = DeepFeatures::default();
@@ -462,9 +467,9 @@ fn what_cannot_be_merged_is_an_error() {
     let denoiser = &*denoiser;
     assert!(denoiser.inputs().token_merging);
     let inputs = Inputs::waves(denoiser, [12, 12]);
-    for share in [-0.5, 1.5, f32::NAN] {
+    for share in [-0.5, 0.8, f32::NAN] {
         let error = refused(denoiser, inputs.call(0).merge_tokens(share));
-        assert!(error.contains("expected 0 to 1"), "{error}");
+        assert!(error.contains("expected 0 to 0.75"), "{error}");
     }
     // Less than one token.
     let plain = predict(denoiser, inputs.call(0)).unwrap();

@@ -25,13 +25,13 @@ LEAST = 1e-2  # the least effect of a mistake, relative L2
 ROUNDING = 1e-5  # the largest effect of rounding
 SEED = 42
 # The timesteps of a full call and of two calls that reuse its features.
-TIMESTEPS = [700.0, 650.0, 601.0]
+TIMESTEPS = [700.0, 680.0, 660.5]
 RATIOS = [0.25, 0.5, 0.75]
 
 # For each model: the number of skip connections per level, the branches, the downsampling of the
 # largest self-attention, and the sizes of the latents (width, height).
 MODELS = {
-    "four": (3, [0, 1, 2, 3, 5, 6, 8, 10, 11], 1, [(16, 8), (17, 13)]),
+    "four": (3, [0, 1, 2, 3, 5, 6, 8, 10, 11], 1, [(24, 16), (17, 13)]),
     "three-v": (2, [0, 1, 2, 3, 5], 2, [(13, 10)]),
     "families/cosxl": (3, [0, 1, 2, 4, 6, 8], 2, [(16, 12), (17, 13)]),
 }
@@ -59,7 +59,7 @@ class Reference:
         inputs = {f"sample.{i}": draw(2, config.in_channels, height, width) for i in range(len(TIMESTEPS))}
         # The latents change little from step to step.
         for i in (1, 2):
-            inputs[f"sample.{i}"] = inputs["sample.0"] + 0.3 * inputs[f"sample.{i}"]
+            inputs[f"sample.{i}"] = inputs["sample.0"] + 0.1 * inputs[f"sample.{i}"]
         inputs["context"] = draw(2, 77, config.cross_attention_dim)
         if config.addition_embed_type:
             sizes = 6 * config.addition_time_embed_dim

@@ -24,8 +24,8 @@ pub(crate) struct TokenOrder {
 }
 
 impl TokenOrder {
-    /// Merges a share of the tokens of an image of this height and width. Returns `None` if the
-    /// share is less than one token.
+    /// Merges a share of the tokens, at most 0.75, of an image of this height and width. Returns
+    /// `None` if the share is less than one token.
     ///
     /// # Errors
     /// Returns a message if the image is smaller than a window.
@@ -58,7 +58,7 @@ impl TokenOrder {
             order: order.collect(),
             places,
             destinations: destinations as i64,
-            merged: merged.min(count - destinations) as i64,
+            merged: merged as i64,
         }))
     }
 
@@ -120,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn no_destination_is_merged() {
-        let tokens = |share| TokenOrder::new([4, 4], share).unwrap().unwrap().merged;
-        assert_eq!([0.5, 0.75, 1.0].map(tokens), [8, 12, 12]);
+    fn all_sources_can_be_merged() {
+        let tokens = TokenOrder::new([4, 6], 0.75).unwrap().unwrap();
+        assert_eq!(tokens.merged + tokens.destinations, 24);
     }
 
     #[test]
