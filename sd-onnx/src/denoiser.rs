@@ -1,12 +1,16 @@
 //! The UNet of a pipeline on ONNX Runtime.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use ndarray::{Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Ix2, aview1};
 use sd_core::{BoxError, Call, ControlInput, Denoiser, Hint, Inputs, NetworkReport, StopToken};
 
 use crate::{
     Error, Precision, RunError,
+    calibration::Int8Unet,
     contiguous::{Contiguous, rows_of},
     control::Controls,
     engine::Engine,
@@ -28,6 +32,8 @@ pub(crate) struct OnnxDenoiser {
     network: Arc<Network>,
     controls: Arc<Controls>,
     loras: Active,
+    /// The calibration, if the precision is int8.
+    int8: Option<Arc<Int8Unet>>,
 }
 
 impl OnnxDenoiser {
@@ -59,8 +65,21 @@ impl OnnxDenoiser {
             false => &engine.together(),
         };
         let (of_graph, sample_size) = (controls.clone(), config.sample_size);
+        let weights = Arc::new(weights);
+        let int8 = (engine.precision == Precision::Int8).then(|| Int8Unet {
+            config: config.clone(),
+            weights: weights.clone(),
+            engine: engine.clone(),
+            takes: Takes::of(&config, engine.dialect()),
+            calibration: OnceLock::new(),
+        });
+        let int8 = int8.map(Arc::new);
+        let calibrated = int8.clone();
         let write = move |dialect, merged: Option<&Set>| {
-            let merged = merged.map(|set| set.merged(UNET, &weights)).transpose()?;
+            let mut merged = merged.map(|set| set.merged(UNET, &weights)).transpose()?;
+            if let Some(int8) = &calibrated {
+                merged = Some(int8.calibrated(merged)?);
+            }
             let weights = merged.as_ref().unwrap_or(&weights);
             let prompts = of_graph.prompts();
             let steering = of_graph.steering(&prompts);
@@ -73,6 +92,7 @@ impl OnnxDenoiser {
             network: Network::changeable("UNet", engine, true, sites.into(), write).into(),
             controls,
             loras: Active::None,
+            int8,
         })
     }
 
@@ -80,8 +100,13 @@ impl OnnxDenoiser {
     ///
     /// # Errors
     /// Returns [`Error::Graph`] in another precision than f32, because the graph computes the
-    /// sinusoids of the timestep itself.
+    /// sinusoids of the timestep itself, and its layers cannot be written in int8.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
+        if engine.precision == Precision::Int8 {
+            let problem = "the layers of an exported UNet cannot be written in int8; use it in f32, \
+                           or load the model that it was exported from";
+            return Err(graph.limits.wrong(problem));
+        }
         if engine.precision != Precision::F32 {
             return Err(graph.limits.wrong(format!(
                 "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
@@ -100,7 +125,13 @@ impl OnnxDenoiser {
             network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())).into(),
             controls: Arc::default(),
             loras: Active::None,
+            int8: None,
         })
+    }
+
+    /// Returns the UNet's calibration, if the precision is int8.
+    pub fn int8(&self) -> Option<&Int8Unet> {
+        self.int8.as_deref()
     }
 
     /// Returns the weights whose LoRAs can be inputs.

@@ -88,6 +88,7 @@
 //! should set the variable itself, at the start of `main`.
 
 mod builder;
+mod calibration;
 mod checkpoint;
 mod config;
 mod contiguous;
