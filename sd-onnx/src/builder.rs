@@ -18,7 +18,7 @@ use sd_text::{
 };
 
 use crate::{
-    Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
+    Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder, calibration,
     checkpoint::Predicts,
     config::Config,
     control::{ControlPath, ControlSettings, Controls},
@@ -981,6 +981,7 @@ impl Builder {
         let [height, width] = sample_size.map(side);
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
+        let calibration = calibration_file(&denoiser, &files, &adapters)?;
         let inputs = denoiser.inputs();
         let [scheduler, masked] = corrected;
         // With an inpainting model, every request redraws a part.
@@ -992,6 +993,25 @@ impl Builder {
         let skips = corrections.skip_prk_steps;
         let defaults = defaults::of(&model, inputs, &read.text, &scheduler, skips);
         let prediction = scheduler.prediction;
+        let calibrating = {
+            let (prompts, codec) = (prompts.clone(), codec.clone());
+            let (scheduler, defaults) = (scheduler.clone(), defaults.clone());
+            let (clip_skip, max_pixels) = (self.clip_skip, self.max_pixels);
+            let zero_empty_negative = model.zero_empty_negative();
+            move |denoiser: Arc<dyn Denoiser>| {
+                Pipeline::builder(prompts.clone(), denoiser, codec.clone(), scheduler.clone())
+                    .size(width, height)
+                    .defaults(defaults.clone())
+                    .clip_skip(clip_skip)
+                    .zero_empty_negative(zero_empty_negative)
+                    .max_pixels(max_pixels)
+                    .build()
+                    .map_err(|source| Error::Pipeline {
+                        path: path.to_path_buf(),
+                        source,
+                    })
+            }
+        };
         let denoiser = Arc::new(denoiser);
         let mut denoisers = vec![(denoiser.clone(), length_of(&prompts))];
         let factor = codec.factor();
@@ -1039,8 +1059,9 @@ impl Builder {
                 image_encoder: None,
                 ..self.control_settings()
             };
-            let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;
-            let denoiser = Arc::new(denoiser.denoiser);
+            let engine = engine.without_int8();
+            let refines = self::denoiser(&refiner, &settings, &adapters, &engine)?;
+            let denoiser = Arc::new(refines.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
         }
@@ -1051,6 +1072,11 @@ impl Builder {
         // Last, because it takes longest: any error above is then reported without this wait.
         let size = pipeline.default_size();
         let latents = [size.height(), size.width()].map(|side| side as usize / factor);
+        if let Some(int8) = denoiser.int8()
+            && !int8.read(calibration.as_deref())
+        {
+            int8.calibrate(calibration.as_deref(), calibrating)?;
+        }
         for (denoiser, length) in denoisers {
             denoiser.prepare(latents, length)?;
         }
@@ -1162,6 +1188,11 @@ impl Builder {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
         };
+        let file = calibration_file(&denoiser, &folder.weight_files("unet")?, &adapters)?;
+        if let Some(int8) = denoiser.int8() {
+            // Without a calibration, `prepare` fails with a message that tells what to do.
+            int8.read(file.as_deref());
+        }
         denoiser.prepare(latents, WINDOW)?;
         Ok(Arc::new(denoiser))
     }
@@ -1648,6 +1679,27 @@ fn denoiser(
         config: Some(config),
         resnets,
     })
+}
+
+/// Returns the file in the cache folder with the calibration of a UNet for int8. Returns `None` in
+/// another precision, or if there is no cache folder.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be hashed.
+fn calibration_file(
+    denoiser: &OnnxDenoiser,
+    files: &[PathBuf],
+    adapters: &Adapters,
+) -> Result<Option<PathBuf>, Error> {
+    let (Some(_), Some(first)) = (denoiser.int8(), files.first()) else {
+        return Ok(None);
+    };
+    let hash = hash::remembered(files, hash::cache().as_deref()).map_err(Error::io(first))?;
+    let adapters = adapters.of_unet()?;
+    Ok(calibration::file(&format!(
+        "{hash} {}",
+        adapters.join(", ")
+    )))
 }
 
 /// Refuses seamless axes for a graph that another tool exported.

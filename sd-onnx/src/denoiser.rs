@@ -1,6 +1,9 @@
 //! The UNet of a pipeline on ONNX Runtime.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView4, ArrayViewMut4, Ix2, aview1};
 use sd_core::{
@@ -9,6 +12,7 @@ use sd_core::{
 
 use crate::{
     Error, Precision, RunError,
+    calibration::Int8Unet,
     contiguous::{Contiguous, rows_of},
     control::Controls,
     engine::Engine,
@@ -35,6 +39,8 @@ pub(crate) struct OnnxDenoiser {
     short: Option<Arc<Short>>,
     controls: Arc<Controls>,
     loras: Active,
+    /// The calibration, if the precision is int8.
+    int8: Option<Arc<Int8Unet>>,
 }
 
 /// What a UNet needs for calls with shortcuts.
@@ -74,10 +80,23 @@ impl OnnxDenoiser {
         takes.inputs.token_merging =
             !dialect.fixed_sizes && config.merging_size(config.sample_size).is_some();
         let controls = Arc::new(controls);
+        let weights = Arc::new(weights);
+        let int8 = (engine.precision == Precision::Int8).then(|| Int8Unet {
+            config: config.clone(),
+            weights: weights.clone(),
+            engine: engine.clone(),
+            takes: Takes::of(&config, dialect),
+            calibration: OnceLock::new(),
+        });
+        let int8 = int8.map(Arc::new);
+        let calibrated = int8.clone();
         let source = Arc::new((weights, controls.clone(), config.clone()));
         let write = move |dialect, shortcuts, merged: Option<&Set>| {
             let (weights, controls, config) = &*source;
-            let merged = merged.map(|set| set.merged(UNET, weights)).transpose()?;
+            let mut merged = merged.map(|set| set.merged(UNET, weights)).transpose()?;
+            if let Some(int8) = &calibrated {
+                merged = Some(int8.calibrated(merged)?);
+            }
             let weights = merged.as_ref().unwrap_or(weights);
             let prompts = controls.prompts();
             let steering = controls.steering(&prompts);
@@ -97,6 +116,7 @@ impl OnnxDenoiser {
             })),
             controls,
             loras: Active::None,
+            int8,
         })
     }
 
@@ -104,8 +124,13 @@ impl OnnxDenoiser {
     ///
     /// # Errors
     /// Returns [`Error::Graph`] in another precision than f32, because the graph computes the
-    /// sinusoids of the timestep itself.
+    /// sinusoids of the timestep itself, and its layers cannot be written in int8.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
+        if engine.precision == Precision::Int8 {
+            let problem = "the layers of an exported UNet cannot be written in int8; use it in f32, \
+                           or load the model that it was exported from";
+            return Err(graph.limits.wrong(problem));
+        }
         if engine.precision != Precision::F32 {
             return Err(graph.limits.wrong(format!(
                 "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
@@ -125,7 +150,13 @@ impl OnnxDenoiser {
             short: None,
             controls: Arc::default(),
             loras: Active::None,
+            int8: None,
         })
+    }
+
+    /// Returns the UNet's calibration, if the precision is int8.
+    pub fn int8(&self) -> Option<&Int8Unet> {
+        self.int8.as_deref()
     }
 
     /// Returns the weights whose LoRAs can be inputs.

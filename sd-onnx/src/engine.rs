@@ -131,6 +131,16 @@ impl Engine {
         }
     }
 
+    /// Returns the same engine in f32 for networks that are not calibrated, if the precision is
+    /// int8.
+    pub fn without_int8(&self) -> Self {
+        let mut engine = self.clone();
+        if self.precision == Precision::Int8 {
+            engine.precision = Precision::F32;
+        }
+        engine
+    }
+
     /// Registers the sessions of a network, so that [`make_room`](Self::make_room) can unload them.
     /// Does nothing if there is no limit on loaded networks.
     pub fn register(&self, sessions: &Arc<Sessions>) {

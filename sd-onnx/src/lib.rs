@@ -92,6 +92,7 @@ extern crate self as sd_onnx;
 
 mod binding;
 mod builder;
+mod calibration;
 mod checkpoint;
 mod config;
 mod contiguous;
