@@ -217,9 +217,10 @@ impl Builder {
     ///
     /// Each network is then loaded when it is needed, and the others are unloaded: the text encoder
     /// once per new prompt, the UNet before the first step, and the VAE when a picture is decoded.
-    /// The UNet and its [ControlNets](Self::control) stay loaded together.
-    /// Each picture takes longer by the time that loading takes. The pictures are the same. The
-    /// files must stay unchanged while the pipeline exists (see [`load`](Self::load)).
+    /// The UNet, its [ControlNets](Self::control) and the network for reused
+    /// [deep features](crate::DeepCall) stay loaded together. Each picture takes longer by the time
+    /// that loading takes. The pictures are the same. The files must stay unchanged while the
+    /// pipeline exists (see [`load`](Self::load)).
     ///
     /// Draw with one thread at a time. Two threads that draw at once unload each other's networks,
     /// and a running network stays in memory until its call ends. A [`codec`](Self::codec) that was

@@ -197,7 +197,14 @@ impl OnnxDenoiser {
         let steering = self.controls.no_values(&call);
         self.takes
             .with_inputs(&call, &steering.named(), |inputs| {
-                self.network.prepare(inputs)
+                let shortcuts = Shortcuts {
+                    part: Part::Keeping,
+                    ..Shortcuts::default()
+                };
+                self.network.prepare_for(NetworkCall {
+                    shortcuts,
+                    ..NetworkCall::new(inputs)
+                })
             })
             .expect("every input is given")
     }
@@ -258,7 +265,7 @@ impl OnnxDenoiser {
             part,
             merges_tokens,
         };
-        let of_whole = self.of_network(call, inputs, shortcuts(Part::Whole));
+        let of_whole = self.of_network(call, inputs, shortcuts(Part::Keeping));
         let read = |_: &[i64], data: &[f32]| {
             ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
         };

@@ -120,9 +120,14 @@ impl Network {
     /// Loads the network for the sizes of `inputs`, so that the first call finds it ready. The
     /// values of `inputs` are ignored. Does nothing in low-memory mode.
     pub fn prepare(&self, inputs: &[Named<'_>]) -> Result<(), Error> {
+        self.prepare_for(NetworkCall::new(inputs))
+    }
+
+    /// Like [`prepare`](Self::prepare), for the graph of a call.
+    pub fn prepare_for(&self, call: NetworkCall<'_>) -> Result<(), Error> {
         match self.engine.low_memory() {
             true => Ok(()),
-            false => self.with_session(NetworkCall::new(inputs), |_, _| ()),
+            false => self.with_session(call, |_, _| ()),
         }
     }
 

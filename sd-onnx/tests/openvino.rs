@@ -26,8 +26,8 @@ use common::{
 use ndarray::{Array1, Array2, Array3, Array4, Axis, concatenate};
 use safetensors::Dtype;
 use sd_onnx::{
-    Builder, Call, Denoiser, Device, Error, NetworkReport, Picture, Pipeline, Precision, Request,
-    RuntimeError, Seamless, StopToken,
+    Builder, Call, DeepCall, DeepFeatures, Denoiser, Device, Error, NetworkReport, Picture,
+    Pipeline, Precision, Request, RuntimeError, Seamless, StopToken,
     schedulers::{NoiseSource, noise::TorchRng},
 };
 use sd_text::outside::chain;
@@ -497,5 +497,55 @@ fn control_networks_are_those_of_the_cpu() {
         controls::compare_runs("sdxl", &builder, &names, RUN);
         controls::compare_all_at_once("sd1", builder.clone(), 2.0 * F32);
         controls::compare_all_at_once("sdxl", builder, 2.0 * F32);
+    }
+}
+
+/// The layers outside of a branch are compiled for a size like any other network. The number of
+/// merged tokens cannot change there from call to call.
+#[test]
+fn deep_features_are_reused_and_tokens_are_not_merged() {
+    for (precision, limit) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+        let Some(builder) = openvino(precision) else {
+            continue;
+        };
+        for shape in ["four", "three-v"] {
+            let folder = tempfile::tempdir().unwrap();
+            Model::of_shape(shape).write(folder.path());
+            let denoiser = builder.load_denoiser(folder.path()).unwrap();
+            let inputs = denoiser.inputs();
+            assert!(!inputs.token_merging);
+            let latents = [1, inputs.channels, 16, 8];
+            let latents = Array4::from_shape_vec(latents, noise(latents, 1)).unwrap();
+            let context = [1, 77, inputs.context];
+            let context = Array3::from_shape_vec(context, noise(context, 2)).unwrap();
+            let stop = StopToken::new();
+            let call = Call::new(latents.view(), 500.0, context.view(), &stop);
+            let error = denoiser.predict(&call.merge_tokens(0.5), latents.clone().view_mut());
+            assert!(chain(&*error.unwrap_err()).contains("cannot merge tokens"));
+            for branch in [0, 2, inputs.deep_branches - 1] {
+                let features = DeepFeatures::default();
+                let [full, reused] = [false, true].map(|reuse| {
+                    let deep = DeepCall {
+                        features: &features,
+                        reuse,
+                        branch,
+                    };
+                    let mut output = Array4::zeros(latents.dim());
+                    denoiser
+                        .predict(&call.deep(deep), output.view_mut())
+                        .unwrap();
+                    output
+                });
+                let error = relative_error(&reused, full.as_slice().unwrap());
+                println!("{precision}, {shape}, branch {branch}: {error:.1e}");
+                assert!(
+                    error <= limit,
+                    "{precision}, {shape}, branch {branch}: {error:.2e}"
+                );
+            }
+            for network in denoiser.report() {
+                assert_eq!(network.nodes("CPUExecutionProvider"), 0, "{network}");
+            }
+        }
     }
 }

@@ -114,9 +114,9 @@
 //! | SDXL, 1024×1024, OpenVINO in bf16 | 8,626 | 5,347 |
 //!
 //! With [`Builder::low_memory`](crate::Builder::low_memory), only one network is loaded at a time,
-//! except that the UNet and its ControlNets stay loaded together. This saves the memory of the text
-//! encoders while the UNet runs, and the memory of the UNet while the VAE runs. It costs the time
-//! to load each network again.
+//! except that the UNet, its ControlNets and the network for reused deep features stay loaded
+//! together. This saves the memory of the text encoders while the UNet runs, and the memory of the
+//! UNet while the VAE runs. It costs the time to load each network again.
 //!
 //! # Temporary files
 //! Weights are mapped from the model's own file where the device can read them as they are stored.

@@ -18,9 +18,11 @@ use crate::graph::{Dim, Value};
 /// Which layers of a UNet a graph contains.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// All layers. The deep features of every branch are outputs: [`deep_name`].
+    /// All layers.
     #[default]
     Whole,
+    /// All layers. The deep features of every branch are outputs: [`deep_name`].
+    Keeping,
     /// The layers outside of this branch. Its deep features are an input: [`deep_name`].
     Outside(usize),
 }
@@ -29,7 +31,7 @@ impl Part {
     /// Returns whether the graph lacks the layer at the end of a skip connection.
     pub(super) fn lacks(self, branch: usize) -> bool {
         match self {
-            Self::Whole => false,
+            Self::Whole | Self::Keeping => false,
             Self::Outside(cut) => branch > cut,
         }
     }
@@ -49,14 +51,14 @@ impl Unet<'_, '_> {
     /// or at the cut the input of the graph.
     pub(super) fn deep_features(&mut self, x: Value, branch: usize, channels: usize) -> Value {
         match self.shortcuts.part {
-            Part::Whole => {
+            Part::Keeping => {
                 self.deep.push((branch, x, channels));
                 x
             }
             Part::Outside(cut) if cut == branch => {
                 self.g.input(&deep_name(branch), &deep_dims(channels))
             }
-            Part::Outside(_) => x,
+            Part::Whole | Part::Outside(_) => x,
         }
     }
 

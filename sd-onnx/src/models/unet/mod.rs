@@ -53,8 +53,7 @@ pub(crate) mod input {
     pub const GUIDANCE: &str = "timestep_cond";
 }
 
-/// Writes the graph. It has the [inputs](input) of the configuration. The outputs are [`OUTPUT`] and
-/// the deep features of each branch.
+/// Writes the graph. It has the [inputs](input) of the configuration. The output is [`OUTPUT`].
 pub(crate) fn graph(
     config: &UnetConfig,
     weights: &Weights,
@@ -197,7 +196,7 @@ impl<'a, 'w> Unet<'a, 'w> {
         let x = self.conv_in()?;
         let (x, skips) = self.down_path(x)?;
         let (x, skips) = match self.shortcuts.part {
-            Part::Whole => {
+            Part::Whole | Part::Keeping => {
                 let x = self.mid_block(x)?;
                 (self.with_mid_residual(x), self.with_residuals(skips))
             }
