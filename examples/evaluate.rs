@@ -13,6 +13,13 @@
 //! up to one cell, so a picture may be off by one cell too.
 //!
 //! The background is the named colour that is nearest to the mean of the picture's border.
+//!
+//! With `--shortcuts`, it measures instead how far shortcuts change the pictures, and what they
+//! save:
+//!
+//! ```sh
+//! cargo run --release --example evaluate -- --shortcuts fast --shortcuts faster --steps 50
+//! ```
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,6 +28,7 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -29,12 +37,15 @@ use indicatif::ProgressBar;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sd_examples::{
     Failure,
-    options::{Machine, positive},
+    options::{Machine, positive, shortcuts},
     progress_bar,
     scenes::{MAX_TEXT, Scene, Scenes, Variety, lines, nearest},
     shipped_model, stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Event, Pipeline, Request, StopToken, files};
+use sd_onnx::{
+    Event, NetworkCalls, Picture, Pipeline, Request, Shortcuts, StopToken, files,
+    schedulers::Scheduler,
+};
 use sd_text::outside;
 
 /// Measures how well a model follows the evaluation's prompts. Replaces the figures in the model's
@@ -52,6 +63,20 @@ struct Arguments {
     /// Print the figures without writing any file
     #[arg(long)]
     dry_run: bool,
+    /// Compare pictures with these shortcuts, by name or as JSON, with the pictures without
+    /// shortcuts, and print a table instead of the figures; may be repeated
+    #[arg(long, value_name = "NAME|JSON", value_parser = shortcuts)]
+    shortcuts: Vec<Shortcuts>,
+    /// Compare pictures of fewer steps, too: this share of the steps, such as 0.6; may be repeated
+    #[arg(long, value_name = "F", requires = "shortcuts")]
+    fewer: Vec<f32>,
+    /// Steps of the comparison; may be repeated [default: 20]
+    #[arg(long, value_name = "N", value_parser = positive, requires = "shortcuts")]
+    steps: Vec<usize>,
+    /// Sampler of the comparison, by any name that `schedulers --list` shows [default: the model's
+    /// own]
+    #[arg(long, value_name = "NAME", requires = "shortcuts")]
+    scheduler: Option<Scheduler>,
     #[command(flatten)]
     machine: Machine,
 }
@@ -80,7 +105,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut cases = read_cases(&train.join("prompts.txt"), &scenes)?;
     cases.truncate(arguments.prompts.unwrap_or(usize::MAX));
     let readme = folder.join("README.md");
-    if !arguments.dry_run {
+    if !arguments.dry_run && arguments.shortcuts.is_empty() {
         with_figures(&readme, "")?;
     }
 
@@ -90,7 +115,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         .load(&folder)
         .map_err(Failure::work)?;
     let runs = Run::all();
-    let pictures = cases.len() * (runs.len() + 3);
+    let pictures = match arguments.shortcuts.len() {
+        0 => cases.len() * (runs.len() + 3),
+        shortcuts => {
+            let ways = 1 + shortcuts + arguments.fewer.len();
+            cases.len() * ways * arguments.steps.len().max(1)
+        }
+    };
     let mut judge = Judge {
         pipeline: &pipeline,
         scenes: &scenes,
@@ -98,6 +129,14 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         stop: stopped_by_ctrl_c(),
         bar: progress_bar(pictures as u64, "pictures"),
     };
+    if !arguments.shortcuts.is_empty() {
+        let table = judge.comparison(&cases, arguments);
+        judge.bar.finish_and_clear();
+        for line in table?.lines() {
+            tell(format_args!("{line}"));
+        }
+        return Ok(());
+    }
     let figures = judge.figures(&cases, &runs);
     judge.bar.finish_and_clear();
     let (figures, sheet) = figures?;
@@ -297,6 +336,63 @@ impl Judge<'_> {
         Ok((text, mosaic(&first)))
     }
 
+    /// Returns a table that compares pictures with shortcuts, and pictures of fewer steps, with
+    /// plain pictures.
+    ///
+    /// The ways take turns for each prompt, so that the ratios of their times mean something on a
+    /// busy machine.
+    fn comparison(&mut self, cases: &[Case], arguments: &Arguments) -> Result<String, Failure> {
+        let mut text = String::from(
+            "| steps | shortcuts | network calls | time | PSNR, mean | PSNR, worst | thing | background |\n\
+             |---|---|---|---|---|---|---|---|\n",
+        );
+        let all_steps = match &arguments.steps[..] {
+            [] => &[20],
+            steps => steps,
+        };
+        for &steps in all_steps {
+            let mut ways = vec![Way::new("none".to_owned(), steps, Shortcuts::NONE)];
+            for &shortcuts in &arguments.shortcuts {
+                let name = serde_json::to_string(&shortcuts).map_err(Failure::work)?;
+                let presets = Shortcuts::PRESETS.into_iter();
+                let preset = presets.filter(|(_, preset)| *preset == shortcuts).last();
+                let name = preset.map_or(name, |(name, _)| name.to_owned());
+                ways.push(Way::new(name, steps, shortcuts));
+            }
+            for share in &arguments.fewer {
+                let fewer = ((steps as f32 * share).round() as usize).max(1);
+                let name = format!("none, {fewer} steps");
+                ways.push(Way::new(name, fewer, Shortcuts::NONE));
+            }
+            for (i, case) in cases.iter().enumerate() {
+                for way in &mut ways {
+                    let [width, height] = SQUARE;
+                    let mut request = Request::new(&case.prompt)
+                        .seed(i as u64)
+                        .size(width, height)
+                        .steps(way.steps)
+                        .shortcuts(way.shortcuts);
+                    request.scheduler.clone_from(&arguments.scheduler);
+                    self.pipeline.run(&[request], &self.stop, |event| {
+                        if let Event::Picture(picture) = event {
+                            way.add(*picture);
+                            self.bar.inc(1);
+                        }
+                        ControlFlow::Continue(())
+                    })?;
+                }
+            }
+            let scores: Vec<_> = ways
+                .iter()
+                .map(|way| Ok(self.scores(cases, &way.pictures, SQUARE)?[0]))
+                .collect::<Result<_, Failure>>()?;
+            for (way, score) in ways.iter().zip(scores) {
+                text += &way.row(steps, &ways[0], score);
+            }
+        }
+        Ok(text)
+    }
+
     /// Draws the cases with other seeds, and compares the pictures with the first run's pictures.
     fn seeds(&self, cases: &[Case], first: &[RgbImage]) -> Result<Seeds, Failure> {
         let others = self.draw(cases, |case, i| {
@@ -456,6 +552,68 @@ impl Judge<'_> {
             .into_iter()
             .collect())
     }
+}
+
+/// One way to draw the pictures of a comparison.
+struct Way {
+    name: String,
+    steps: usize,
+    shortcuts: Shortcuts,
+    pictures: Vec<RgbImage>,
+    calls: NetworkCalls,
+    /// The time of all steps.
+    took: Duration,
+}
+
+impl Way {
+    fn new(name: String, steps: usize, shortcuts: Shortcuts) -> Self {
+        Self {
+            name,
+            steps,
+            shortcuts,
+            pictures: Vec::new(),
+            calls: NetworkCalls::default(),
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Adds the picture of the next prompt.
+    fn add(&mut self, picture: Picture) {
+        self.calls = self.calls + picture.timings.calls;
+        self.took += picture.timings.steps.iter().sum::<Duration>();
+        self.pictures.push(picture.image);
+    }
+
+    /// Returns the row of the table, in comparison with the pictures of `plain`.
+    fn row(&self, steps: usize, plain: &Self, score: Score) -> String {
+        let pairs = self.pictures.iter().zip(&plain.pictures);
+        let psnr: Vec<_> = pairs.map(|(own, plain)| psnr(own, plain)).collect();
+        let mean = psnr.iter().sum::<f64>() / psnr.len().max(1) as f64;
+        let worst = psnr.iter().copied().fold(f64::INFINITY, f64::min);
+        let per_picture = |calls: usize| calls as f64 / self.pictures.len().max(1) as f64;
+        let NetworkCalls { full, shallow, .. } = self.calls;
+        let mut calls = format!("{:.1}", per_picture(full));
+        if shallow > 0 {
+            // Writing to a string cannot fail.
+            let _ = write!(calls, " + {:.1} shallow", per_picture(shallow));
+        }
+        let [mean, worst] = match std::ptr::eq(self, plain) {
+            true => ["–".to_owned(), "–".to_owned()],
+            false => [mean, worst].map(|psnr| format!("{psnr:.1} dB")),
+        };
+        format!(
+            "| {steps} | {} | {calls} | {:.2} | {mean} | {worst} | {:.1} % | {:.1} % |\n",
+            self.name,
+            self.took.as_secs_f64() / plain.took.as_secs_f64().max(f64::EPSILON),
+            score.thing(),
+            score.background(),
+        )
+    }
+}
+
+/// Returns the peak signal-to-noise ratio of two pictures in dB, 100 if they are equal.
+fn psnr(a: &RgbImage, b: &RgbImage) -> f64 {
+    (-20.0 * rms(a, b).log10()).min(100.0)
 }
 
 /// Returns a prompt without the end that names its background.

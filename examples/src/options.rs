@@ -10,8 +10,8 @@ use std::{
 use clap::{Args, ValueEnum};
 use sd_onnx::{
     Builder, Device, GenerateError, Guidance, HiresSize, ImageSize, LoraWeight, Pipeline,
-    Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Sizes, Stopped, TileWeights,
-    Tiles,
+    Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Shortcuts, Sizes, Stopped,
+    TileWeights, Tiles,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -90,6 +90,10 @@ pub struct Options {
     /// 512:256:gaussian; `none` undoes the windows in the file of txt2img --like
     #[arg(long, value_name = "SIZE[:OVERLAP[:WEIGHTS]]|none", value_parser = or_none(tiles))]
     pub tiles: Option<OrNone<Tiles>>,
+    /// Shortcuts, which make the run faster and change the picture a little: none, fast, faster, or
+    /// an object such as {"skip": {"forecast": {"window": 3}}} [default: none]
+    #[arg(long, value_name = "NAME|JSON", value_parser = shortcuts)]
+    pub shortcuts: Option<Shortcuts>,
     /// Steps from noise to picture, 1 to the model's number of training timesteps (usually 1000)
     /// [default: the model's own, usually 20]
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -296,6 +300,19 @@ fn pair(text: &str, between: char) -> Option<[u32; 2]> {
 pub fn sides(text: &str) -> Result<[u32; 2], String> {
     let sides = pair(text, 'x').filter(|sides| !sides.contains(&0));
     sides.ok_or_else(|| "expected width x height in pixels, such as 1024x768".to_owned())
+}
+
+/// Reads shortcuts from the name of a preset or from a JSON object.
+///
+/// # Errors
+/// A message if they cannot be read.
+pub fn shortcuts(text: &str) -> Result<Shortcuts, String> {
+    let name = serde_json::from_value(Value::from(text));
+    let read = name.or_else(|error| match text.trim_start().starts_with('{') {
+        true => serde_json::from_str(text),
+        false => Err(error),
+    });
+    read.map_err(|error| error.to_string())
 }
 
 /// Parses the windows of a large picture, such as `512`, `512x768:128` or `512:256:gaussian`.
@@ -515,6 +532,7 @@ impl Options {
             (self.width.is_some(), "--width"),
             (self.height.is_some(), "--height"),
             (self.tiles.is_some(), "--tiles"),
+            (self.shortcuts.is_some(), "--shortcuts"),
             (self.steps.is_some(), "--steps"),
             (self.guidance.is_some(), "--guidance"),
             (self.seed.is_some(), "--seed"),
@@ -563,6 +581,9 @@ impl Options {
         }
         if let Some(layer) = self.clip_skip {
             request = request.clip_skip(layer);
+        }
+        if let Some(shortcuts) = self.shortcuts {
+            request.shortcuts = shortcuts;
         }
         match &self.tiles {
             None => {}

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
+use ndarray::{
+    ArcArray, Array, Array1, Array2, Array3, Array4, ArrayView, ArrayView4, ArrayViewMut4, Axis,
+    Dimension, Ix4, RemoveAxis,
+};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
@@ -159,6 +162,40 @@ impl Network<'_> {
         Ok(())
     }
 
+    /// Writes the network's raw outputs for the first branch of the prompt and for the negative
+    /// prompt, from one call with both in a batch, and returns true. Returns false if they are
+    /// better computed apart.
+    fn predict_both(
+        &mut self,
+        halves: [&Half; 2],
+        turn: Turn,
+        lines: &mut Lines,
+        outputs: [&mut [f32]; 2],
+    ) -> Result<bool, BoxError> {
+        if !self.denoiser.inputs().batches_guidance || turn.work == Work::Forecast {
+            return Ok(false);
+        }
+        let controls = halves.map(|half| self.controls(half, turn.at).collect::<Vec<_>>());
+        let latents = ArrayView4::from_shape(self.shape, &self.latents)?;
+        let Some(inputs) = Together::new(halves, latents, &controls, self.takes_pooled()) else {
+            return Ok(false);
+        };
+        let mut call = inputs.call(turn.at.timestep, &self.stop);
+        call.controls = &controls[0];
+        let [batch, channels, height, width] = self.shape;
+        let mut both = Array4::zeros((2 * batch, channels, height, width));
+        let shallow = self.call(call, turn, &mut lines.both, both.view_mut())?;
+        let both = both.as_slice().expect("a new array is contiguous");
+        let lines = [&mut lines.prompt[0], &mut lines.negative];
+        let both = both.chunks_exact(self.latents.len());
+        for ((output, line), values) in outputs.into_iter().zip(lines).zip(both) {
+            output.copy_from_slice(values);
+            self.made.count(shallow);
+            self.keep(turn, line, values);
+        }
+        Ok(true)
+    }
+
     /// Writes a forecast of the network's output, and returns true. Returns false if the output
     /// must be computed.
     fn forecast(&mut self, turn: Turn, line: &Line, output: &mut [f32]) -> bool {
@@ -217,6 +254,82 @@ impl Network<'_> {
         let (negative, index, steps) = (half.negative, at.index, self.run_steps);
         let controls = half.controls.iter();
         controls.filter_map(move |it| it.call(negative, index, steps))
+    }
+}
+
+/// The inputs of a call with the prompt and the negative prompt in one batch.
+struct Together {
+    latents: Array4<f32>,
+    context: Array3<f32>,
+    pooled: Option<Array2<f32>>,
+    sizes: Option<Array2<f32>>,
+    beside: Option<Array4<f32>>,
+}
+
+impl Together {
+    /// Joins the inputs of both prompts. `None` if their shapes or their controls differ.
+    fn new(
+        halves: [&Half; 2],
+        latents: ArrayView4<'_, f32>,
+        controls: &[Vec<ControlCall<'_>>; 2],
+        pooled: bool,
+    ) -> Option<Self> {
+        let [prompt, negative] = controls;
+        if prompt.len() != negative.len() || !prompt.iter().zip(negative).all(same_control) {
+            return None;
+        }
+        let contexts = halves.map(|half| &half.contexts);
+        let pooled = match pooled {
+            true => Some(joined(contexts.map(|it| it.pooled(0)))?),
+            false => None,
+        };
+        let sizes = halves.map(|half| half.sizes.as_ref().map(|sizes| sizes.view()));
+        let beside = halves.map(|half| half.beside.as_ref().map(|beside| beside.view()));
+        Some(Self {
+            latents: ndarray::concatenate![Axis(0), latents, latents],
+            context: joined(contexts.map(|it| Some(it.context(0))))?,
+            pooled,
+            sizes: joined_if_any(sizes)?,
+            beside: joined_if_any(beside)?,
+        })
+    }
+
+    fn call<'c>(&'c self, timestep: f32, stop: &'c StopToken) -> Call<'c> {
+        let mut call = Call::new(self.latents.view(), timestep, self.context.view(), stop);
+        call.pooled = self.pooled.as_ref().map(|pooled| pooled.view());
+        call.sizes = self.sizes.as_ref().map(|sizes| sizes.view());
+        call.beside = self.beside.as_ref().map(|beside| beside.view());
+        call
+    }
+}
+
+/// Returns whether a control network does the same for both prompts.
+fn same_control((a, b): (&ControlCall<'_>, &ControlCall<'_>)) -> bool {
+    std::ptr::eq(a.hint, b.hint)
+        && (a.network, a.weight, a.layers) == (b.network, b.weight, b.layers)
+}
+
+/// Joins two arrays along the first axis. `None` if one is missing, or if their shapes differ.
+fn joined<D: Dimension + RemoveAxis>(
+    both: [Option<ArrayView<'_, f32, D>>; 2],
+) -> Option<Array<f32, D>> {
+    let [Some(a), Some(b)] = both else {
+        return None;
+    };
+    ndarray::concatenate(Axis(0), &[a, b]).ok()
+}
+
+/// Does the same, and returns `Some(None)` if both are missing.
+#[allow(
+    clippy::option_option,
+    reason = "the outer one says whether there is a joint call"
+)]
+fn joined_if_any<D: Dimension + RemoveAxis>(
+    both: [Option<ArrayView<'_, f32, D>>; 2],
+) -> Option<Option<Array<f32, D>>> {
+    match both {
+        [None, None] => Some(None),
+        both => joined(both).map(Some),
     }
 }
 
@@ -398,11 +511,34 @@ impl<'a> Guided<'a> {
             *input = x * scale;
         }
         let turn = self.turn(at);
-        let line = &mut self.lines.prompt[0];
-        self.network
-            .predict(&self.prompt, 0, turn, line, denoised)?;
-        self.guide(x, turn, denoised, both.is_some())?;
+        let mut pictures = 0..self.guidance.len();
+        let needed = self.negative.is_some()
+            && pictures.any(|picture| self.needs_negative(picture, x, at, both.is_some()));
+        self.predict(turn, needed, denoised)?;
+        match needed {
+            true => self.guide(x, turn, denoised, both.is_some())?,
+            false => self.count_left_out(x, at),
+        }
         self.convert(x, at, denoised, both);
+        Ok(())
+    }
+
+    /// Writes the network's raw output for the first branch of the prompt to `output`, and for the
+    /// negative prompt, if that is needed, to `self.unconditional`.
+    fn predict(&mut self, turn: Turn, negative: bool, output: &mut [f32]) -> Result<(), BoxError> {
+        let (network, lines) = (&mut self.network, &mut self.lines);
+        let negative = self.negative.as_ref().filter(|_| negative);
+        if let Some(negative) = negative {
+            let outputs = [&mut *output, &mut self.unconditional];
+            if network.predict_both([&self.prompt, negative], turn, lines, outputs)? {
+                return Ok(());
+            }
+        }
+        network.predict(&self.prompt, 0, turn, &mut lines.prompt[0], output)?;
+        if let Some(negative) = negative {
+            let (line, output) = (&mut lines.negative, &mut self.unconditional);
+            network.predict(negative, 0, turn, line, output)?;
+        }
         Ok(())
     }
 
@@ -492,15 +628,6 @@ impl<'a> Guided<'a> {
         both: bool,
     ) -> Result<(), BoxError> {
         let (at, one) = (turn.at, self.one());
-        let mut pictures = 0..self.guidance.len();
-        let needed = pictures.any(|picture| self.needs_negative(picture, x, at, both));
-        let Some(negative) = self.negative.as_ref().filter(|_| needed) else {
-            self.count_left_out(x, at);
-            return Ok(());
-        };
-        let line = &mut self.lines.negative;
-        self.network
-            .predict(negative, 0, turn, line, &mut self.unconditional)?;
         if self.prompt.contexts.any_composes() {
             self.compose(turn, denoised)?;
         }

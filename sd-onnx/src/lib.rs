@@ -144,12 +144,12 @@ pub use sd_core::{
     Guided, Hint, Hires, HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec,
     LatentDistribution, LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks,
     LoraWeight, MAX_BRANCHES, MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES,
-    MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler,
-    Pipeline, PipelineBuilder, Posterior, Preprocessor, Problem, Problems, Progress, Prompt,
-    PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig,
-    Seamless, Sides, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped,
-    TileWeights, Tiles, Timings, Unfinished, Update, Upscaler, files, guidance, guide, image,
-    infotext, ndarray, pixels, schedulers, slerp, text, upscale,
+    MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkCalls, NetworkReport, OnStop, Picture,
+    PictureUpscaler, Pipeline, PipelineBuilder, Posterior, Preprocessor, Problem, Problems,
+    Progress, Prompt, PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize,
+    SchedulerConfig, Seamless, Shortcuts, Sides, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo,
+    StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished, Update, Upscaler, files, guidance,
+    guide, image, infotext, ndarray, pixels, schedulers, shortcuts, slerp, text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 pub use tiles::{ParseVaeTilingError, VaeTiling};

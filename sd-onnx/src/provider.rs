@@ -72,9 +72,7 @@ pub(crate) fn on_device(
 
 /// Returns the builder with a log that is read for the placement of nodes. ONNX Runtime reports it
 /// only there.
-fn placement_logged(
-    builder: SessionBuilder,
-) -> ort::Result<(SessionBuilder, Arc<Mutex<Placed>>)> {
+fn placement_logged(builder: SessionBuilder) -> ort::Result<(SessionBuilder, Arc<Mutex<Placed>>)> {
     let placed = Arc::new(Mutex::new(Placed::default()));
     let log = placed.clone();
     let builder = builder.with_log_level(LogLevel::Verbose)?;

@@ -36,13 +36,17 @@ fn explore() {
             let (golden, cases) = (Golden::of_shape(shape), golden_json(shape, "cases.json"));
             for case in cases["text"].as_array().unwrap() {
                 let name = case["name"].as_str().unwrap();
-                let clip_skip = ClipSkip::new(case["clip_skip"].as_u64().unwrap() as usize).unwrap();
+                let clip_skip =
+                    ClipSkip::new(case["clip_skip"].as_u64().unwrap() as usize).unwrap();
                 let encoded = pipeline
                     .prompt_encoder()
                     .encode(case["text"].as_str().unwrap(), clip_skip)
                     .unwrap();
                 let (_, expected) = golden.tensor(name);
-                println!("{precision} {shape} {name} {:.1e}", relative_error(&encoded.embedding, &expected));
+                println!(
+                    "{precision} {shape} {name} {:.1e}",
+                    relative_error(&encoded.embedding, &expected)
+                );
             }
             let (dims, values) = golden.tensor("unet.context");
             let context = Array3::from_shape_vec([dims[0], dims[1], dims[2]], values).unwrap();
@@ -53,18 +57,36 @@ fn explore() {
                 let mut output = Array4::zeros(sample.dim());
                 let stop = StopToken::new();
                 let call = Call::new(sample.view(), timestep, context.view(), &stop);
-                pipeline.denoiser().predict(&call, output.view_mut()).unwrap();
+                pipeline
+                    .denoiser()
+                    .predict(&call, output.view_mut())
+                    .unwrap();
                 let (_, expected) = golden.tensor(&format!("{name}.output"));
-                println!("{precision} {shape} {name} {:.1e}", relative_error(&output, &expected));
+                println!(
+                    "{precision} {shape} {name} {:.1e}",
+                    relative_error(&output, &expected)
+                );
             }
             for case in cases["vae_decode"].as_array().unwrap() {
                 let name = case["name"].as_str().unwrap();
                 let latents = array4(golden.tensor(&format!("{name}.latents")));
-                let scaling = pipeline.codec().encode(Array4::zeros((1, 3, 64, 64)).view(), &StopToken::new()).unwrap();
-                let scaled = LatentDistribution { mean: latents, ..scaling };
-                let image = pipeline.codec().decode(scaled.mode().view(), &StopToken::new()).unwrap();
+                let scaling = pipeline
+                    .codec()
+                    .encode(Array4::zeros((1, 3, 64, 64)).view(), &StopToken::new())
+                    .unwrap();
+                let scaled = LatentDistribution {
+                    mean: latents,
+                    ..scaling
+                };
+                let image = pipeline
+                    .codec()
+                    .decode(scaled.mode().view(), &StopToken::new())
+                    .unwrap();
                 let (_, expected) = golden.tensor(&format!("{name}.image"));
-                println!("{precision} {shape} {name} {:.1e}", relative_error(&image, &expected));
+                println!(
+                    "{precision} {shape} {name} {:.1e}",
+                    relative_error(&image, &expected)
+                );
             }
         }
     }

@@ -69,12 +69,12 @@ impl Default for Forecast {
 impl Forecast {
     /// The forecasts of [`Shortcuts::FAST`](super::Shortcuts::FAST).
     pub(super) const FAST: Self = Self {
-        warm_up: 3,
+        warm_up: 4,
         window: 2.0,
         growth: 0.0,
         last: 1,
         degree: 4,
-        ridge: 0.1,
+        ridge: 1.0,
         fit: 1.0,
     };
 

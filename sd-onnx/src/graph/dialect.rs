@@ -152,8 +152,7 @@ mod tests {
 
     #[test]
     fn only_the_plugin_takes_values_of_bf16() {
-        let bf16 =
-            |provider, precision| Dialect::of(provider, precision).values == Values::Bf16;
+        let bf16 = |provider, precision| Dialect::of(provider, precision).values == Values::Bf16;
         assert!(bf16(Some(OpenVino::Plugin), Precision::Bf16));
         let vae = Dialect::of(Some(OpenVino::Plugin), Precision::Bf16).for_few_weights();
         assert!(vae.values == Values::F32 && vae.f32_weights);

@@ -111,7 +111,10 @@ impl Runtime {
                 continue;
             };
             preload_dylib(path.as_path()).map_err(|error| {
-                self.no_libraries(&[], format!("{} (from {VARIABLE}): {error}", path.display()))
+                self.no_libraries(
+                    &[],
+                    format!("{} (from {VARIABLE}): {error}", path.display()),
+                )
             })?;
         }
         Ok(())
@@ -125,7 +128,9 @@ impl Runtime {
         let x = g.input("x", &[Dim::Fixed(1)]);
         let sum = g.add(x, x);
         g.output("sum", sum, &[Dim::Fixed(1)]);
-        let model = g.finish().map_err(|error| ort::Error::new(error.to_string()))?;
+        let model = g
+            .finish()
+            .map_err(|error| ort::Error::new(error.to_string()))?;
         let mut session = Session::builder(&self.environment)?
             .with_execution_providers([cuda().build().error_on_failure()])?
             .commit_from_memory(&model.bytes)?;
@@ -182,7 +187,10 @@ mod tests {
             libcublasLt.so.13: cannot open shared object file: No such file or directory";
         assert!(is_of_gpu(card) && !is_of_gpu(library));
         let line = one_line(card);
-        assert!(line.starts_with("CUDA failure 100: no CUDA-capable device"), "{line}");
+        assert!(
+            line.starts_with("CUDA failure 100: no CUDA-capable device"),
+            "{line}"
+        );
         assert_eq!(one_line(library), library);
     }
 
