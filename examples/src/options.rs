@@ -166,8 +166,8 @@ pub struct Machine {
     /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu or openvino-npu
     #[arg(long, value_name = "NAME", default_value_t)]
     pub device: Device,
-    /// Floating-point format that the networks are computed in: f32, bf16 or f16, if the device
-    /// supports it
+    /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8 (the UNet in
+    /// 8-bit integers), if the device supports it
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub precision: Precision,
     /// Keep only one network in memory at a time, and load each one when it is needed

@@ -980,6 +980,8 @@ impl Builder {
         let (codec, own_codec) = self.codec_for(&model, &engine)?;
         let side = |side: usize| (side * codec.factor()).next_multiple_of(8).min(MOST_SIDE) as u32;
         let [height, width] = sample_size.map(side);
+        // The calibration must not depend on the sizes that a program draws.
+        let calibrated_size = [width, height];
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
         let calibration = calibration_file(&denoiser, &files, &adapters)?;
@@ -1001,7 +1003,7 @@ impl Builder {
             let zero_empty_negative = model.zero_empty_negative();
             move |denoiser: Arc<dyn Denoiser>| {
                 Pipeline::builder(prompts.clone(), denoiser, codec.clone(), scheduler.clone())
-                    .size(width, height)
+                    .size(calibrated_size[0], calibrated_size[1])
                     .defaults(defaults.clone())
                     .clip_skip(clip_skip)
                     .zero_empty_negative(zero_empty_negative)

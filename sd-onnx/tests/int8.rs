@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/exports.rs"]
+mod exports;
 #[path = "common/library.rs"]
 mod library;
 
@@ -13,9 +15,14 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use common::emoji;
+use common::{emoji, relative_error, write_family};
+use exports::write_export;
 use library::real_library;
-use sd_onnx::{Device, Pipeline, Precision, Request};
+use ndarray::{Array2, Array3, Array4, arr1};
+use sd_onnx::{
+    Call, Control, Device, Pipeline, Precision, Request, StopToken, files,
+    schedulers::{NoiseSource, noise::TorchRng},
+};
 use sd_text::outside::chain;
 
 /// Returns whether this machine can compute in int8. Elsewhere the precision is refused.
@@ -69,8 +76,94 @@ fn pictures_are_close_to_f32() {
     }
 }
 
-/// Loads the model `SD_TEST_MODEL` in int8, with the LoRA `SD_TEST_LORA` if it is set, and prints
-/// a hash of a picture.
+#[test]
+fn loras_work_in_int8() {
+    if !is_offered() {
+        return;
+    }
+    let loras = emoji().join("loras");
+    let [exact, close] = [Precision::F32, Precision::Int8].map(|precision| {
+        let builder = sd_onnx::builder().precision(precision).loras(&loras);
+        let pipeline = builder.load(emoji()).unwrap();
+        ["a fox <lora:ink:1>", "a fox"].map(|prompt| draw(&pipeline, prompt, 1))
+    });
+    for (exact, close) in exact.iter().zip(&close) {
+        let psnr = psnr(exact, close);
+        println!("{psnr:.1} dB");
+        assert!(psnr >= 25.0, "{psnr:.1} dB, expected at least 25");
+    }
+    assert!(
+        psnr(&close[0], &close[1]) < 25.0,
+        "the LoRA changes the picture"
+    );
+}
+
+#[test]
+fn control_networks_work_in_int8() {
+    if !is_offered() {
+        return;
+    }
+    let picture = emoji().join("../../pictures/fox.png");
+    let picture = files::read_picture(picture).unwrap().rgb;
+    let [exact, close] = [Precision::F32, Precision::Int8].map(|precision| {
+        let builder = sd_onnx::builder().precision(precision);
+        let builder = builder.control(emoji().join("controlnets/edges"));
+        let request = Request::new("a cat").seed(1).steps(20);
+        let request = request.control(Control::new("edges", picture.clone()));
+        let generated = builder.load(emoji()).unwrap().generate(&request).unwrap();
+        generated.pictures[0].image.to_vec()
+    });
+    let psnr = psnr(&exact, &close);
+    println!("{psnr:.1} dB");
+    assert!(
+        exact != close && psnr >= 25.0,
+        "{psnr:.1} dB, expected at least 25"
+    );
+}
+
+/// Random-weight models of other families. Their layers have few channels, and no calibration can
+/// make random weights robust, so the limit is loose. Seen: at most TODO.
+#[test]
+fn other_families_compute_in_int8() {
+    if !is_offered() {
+        return;
+    }
+    let case = Case::new();
+    for shape in ["sdxl-base", "inpaint", "pix2pix", "lcm"] {
+        let folder = tempfile::tempdir().unwrap();
+        write_family(shape, folder.path());
+        let found = result(case.start("compare", folder.path(), None));
+        println!("{shape}: {found}");
+        let error: f64 = found.parse().unwrap();
+        assert!(error > 1e-4 && error < 0.2, "{shape}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_calibrated_is_refused() {
+    if !is_offered() {
+        return;
+    }
+    let case = Case::new();
+    let found = result(case.start("denoiser", &emoji(), None));
+    let expected = "the calibration of the UNet for int8 not found; load the whole model once with \
+                    `Builder::load`, which measures it";
+    assert!(found.ends_with(expected), "{found}");
+    case.draw(&emoji());
+    assert_eq!(result(case.start("denoiser", &emoji(), None)), "loaded");
+
+    let folder = tempfile::tempdir().unwrap();
+    let exported = write_export("optimum-sd1", folder.path());
+    let builder = sd_onnx::builder().precision(Precision::Int8);
+    let error = chain(&builder.load(exported).unwrap_err());
+    assert!(
+        error.contains("the layers of an exported UNet cannot be written in int8"),
+        "{error}"
+    );
+}
+
+/// Does what `SD_TEST_TASK` says with the model `SD_TEST_MODEL` in int8, with the LoRA
+/// `SD_TEST_LORA` if it is set, and prints the result.
 #[test]
 #[ignore = "runs in a separate process, which the other tests start"]
 fn child() {
@@ -80,17 +173,59 @@ fn child() {
         None => builder,
     };
     let model = PathBuf::from(std::env::var_os("SD_TEST_MODEL").unwrap());
-    match builder.load(&model) {
-        Ok(pipeline) => {
+    let result = match &*std::env::var("SD_TEST_TASK").unwrap() {
+        "draw" => builder.load(&model).map(|pipeline| {
             let request = Request::new("a fox").seed(1).steps(2);
-            let picture = &pipeline.generate(&request).unwrap().pictures[0];
-            let sum = picture.image.iter().fold(0_u64, |sum, &byte| {
+            let pixels = &pipeline.generate(&request).unwrap().pictures[0].image;
+            let sum = pixels.iter().fold(0_u64, |sum, &byte| {
                 (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
             });
-            println!("RESULT {sum}");
-        }
-        Err(error) => println!("RESULT {}", chain(&error)),
-    }
+            sum.to_string()
+        }),
+        "denoiser" => builder.load_denoiser(&model).map(|_| "loaded".to_owned()),
+        "compare" => builder.load(&model).map(|int8| {
+            let f32 = sd_onnx::builder().load(&model).unwrap();
+            let [close, exact] = [int8, f32].map(|pipeline| predicted(&pipeline));
+            relative_error(&close, &exact).to_string()
+        }),
+        other => panic!("{other}"),
+    };
+    println!("RESULT {}", result.unwrap_or_else(|error| chain(&error)));
+}
+
+/// Returns the output of one call of the UNet.
+fn predicted(pipeline: &Pipeline) -> Vec<f32> {
+    let inputs = pipeline.denoiser().inputs().clone();
+    let values = |count: usize, seed: u64| {
+        let mut values = vec![0.0; count];
+        TorchRng::new(seed).fill(&mut values);
+        values
+    };
+    let latents =
+        Array4::from_shape_vec((1, inputs.channels, 8, 8), values(inputs.channels * 64, 1));
+    let latents = latents.unwrap();
+    let context = Array3::from_shape_vec((1, 77, inputs.context), values(77 * inputs.context, 2));
+    let context = context.unwrap();
+    let pooled = inputs
+        .pooled
+        .map(|width| Array2::from_elem((1, width), 0.5));
+    let sizes = inputs
+        .sizes
+        .map(|ids| Array2::from_elem((1, ids.count()), 512.0));
+    let beside = Array4::from_elem((1, inputs.extra_channels, 8, 8), 0.5);
+    let guidance = arr1(&[4.0]);
+    let stop = StopToken::new();
+    let mut call = Call::new(latents.view(), 500.0, context.view(), &stop);
+    call.pooled = pooled.as_ref().map(|pooled| pooled.view());
+    call.sizes = sizes.as_ref().map(|sizes| sizes.view());
+    call.guidance = Some(guidance.view());
+    call.beside = Some(beside.view());
+    let mut output = Array4::zeros(latents.dim());
+    pipeline
+        .denoiser()
+        .predict(&call, output.view_mut())
+        .unwrap();
+    output.into_raw_vec_and_offset().0
 }
 
 /// A cache folder of its own, and the processes that use it.
@@ -107,11 +242,12 @@ impl Case {
         }
     }
 
-    /// Starts a process that loads a model and draws.
-    fn start(&self, model: &Path, lora: Option<&Path>) -> Child {
+    /// Starts a process with a task of [`child`].
+    fn start(&self, task: &str, model: &Path, lora: Option<&Path>) -> Child {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--ignored", "--exact", "child", "--nocapture"])
+            .env("SD_TEST_TASK", task)
             .env("SD_TEST_MODEL", model)
             .env("ORT_DYLIB_PATH", &self.library)
             .env("XDG_CACHE_HOME", self.cache.path())
@@ -123,7 +259,7 @@ impl Case {
     }
 
     fn draw(&self, model: &Path) -> String {
-        result(self.start(model, None))
+        result(self.start("draw", model, None))
     }
 
     /// Returns the names and the contents of the calibrations in the cache folder.
@@ -197,7 +333,7 @@ fn two_processes_calibrate_at_once() {
         return;
     }
     let case = Case::new();
-    let both = [(); 2].map(|()| case.start(&emoji(), None));
+    let both = [(); 2].map(|()| case.start("draw", &emoji(), None));
     let [first, second] = both.map(result);
     assert_eq!(first, second);
     assert_eq!(case.calibrations().len(), 1);
@@ -212,7 +348,7 @@ fn other_weights_have_their_own_calibration() {
     let case = Case::new();
     let plain = case.draw(&emoji());
     let lora = emoji().join("loras/ink.safetensors");
-    let changed = result(case.start(&emoji(), Some(&lora)));
+    let changed = result(case.start("draw", &emoji(), Some(&lora)));
     assert_ne!(plain, changed);
     let [(_, first), (_, second)] = &case.calibrations()[..] else {
         panic!("{:?}", case.calibrations())

@@ -40,7 +40,7 @@ struct Arguments {
     /// Device: cpu, openvino, openvino-gpu or openvino-npu
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// Floating-point format that the networks are computed in: f32, bf16 or f16
+    /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8
     #[arg(long, default_value_t = Precision::F32)]
     precision: Precision,
 }

@@ -85,7 +85,7 @@
 //!
 //! The calibration draws three pictures of six steps in f32, with the model's own sampler, guidance
 //! and size. It then draws one of three steps, in which each layer also computes in int8 on the
-//! same input. A layer whose squared error is more than 0.3 % of its squared output stays in f32.
+//! same input. A layer whose squared error is more than 0.1 % of its squared output stays in f32.
 //! The calibration is a JSON file in `sd-onnx/calibration` in the user's own cache folder. It
 //! belongs to the UNet's weights and the LoRAs that are merged into them. A damaged file is
 //! replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each time
