@@ -159,7 +159,7 @@ pub struct Options {
 /// The options that choose what the networks run on.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Machine {
-    /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu or openvino-npu
+    /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu, openvino-npu or cuda
     #[arg(long, value_name = "NAME", default_value_t)]
     pub device: Device,
     /// Floating-point format that the networks are computed in: f32, bf16 or f16, if the device

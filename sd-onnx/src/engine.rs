@@ -22,8 +22,8 @@ pub(crate) struct Engine {
     pub openvino: Option<OpenVino>,
     /// The form in which graphs are written.
     dialect: Dialect,
-    /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later calls
-    /// with the same inputs, and the two halves of guidance run as one batch.
+    /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later
+    /// calls with the same inputs, and the two halves of guidance run as one batch.
     pub as_cuda: bool,
     /// The number of threads per call, or 0 for one per physical core.
     pub threads: u16,

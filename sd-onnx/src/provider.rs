@@ -72,9 +72,7 @@ pub(crate) fn on_device(
 
 /// Returns the builder with a log that is read for the placement of nodes. ONNX Runtime reports it
 /// only there.
-fn placement_logged(
-    builder: SessionBuilder,
-) -> ort::Result<(SessionBuilder, Arc<Mutex<Placed>>)> {
+fn placement_logged(builder: SessionBuilder) -> ort::Result<(SessionBuilder, Arc<Mutex<Placed>>)> {
     let placed = Arc::new(Mutex::new(Placed::default()));
     let log = placed.clone();
     let builder = builder.with_log_level(LogLevel::Verbose)?;
@@ -87,8 +85,8 @@ fn placement_logged(
 
 /// Returns CUDA's provider on the first graphics card that CUDA lists.
 ///
-/// None of these settings was measured, because this project has no such card. The settings that are
-/// not made here, and why:
+/// None of these settings was measured, because this project has no such card. The settings that
+/// are not made here, and why:
 ///
 /// - `enable_cuda_graph` replays the launches of a call. It needs the same addresses for all inputs
 ///   and outputs of all calls, one session for each size, and no node on the CPU, where the graphs

@@ -95,7 +95,10 @@ pub enum RuntimeError {
     },
     /// There is no NVIDIA GPU that [`Device::Cuda`] can use: no driver, no card, or a card or a
     /// driver that is too old.
-    #[error("the device `cuda` has no usable NVIDIA GPU: {}; expected a card with compute capability 7.5 or higher and a driver for CUDA 13 (Linux and Windows: 580 or newer)", printable(problem))]
+    #[error(
+        "the device `cuda` has no usable NVIDIA GPU: {}; expected a card with compute capability 7.5 or higher and a driver for CUDA 13 (Linux and Windows: 580 or newer)",
+        printable(problem)
+    )]
     NoGpu {
         /// The message of the system or of CUDA.
         problem: String,
