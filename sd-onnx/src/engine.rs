@@ -160,9 +160,7 @@ thread_local! {
 }
 
 /// Calls `load`, and makes the engines that it creates for the CPU do everything as on CUDA, except
-/// that the CPU runs the nodes: they write CUDA's graphs, keep inputs, and batch guidance. ONNX
-/// Runtime runs f16 graphs on the CPU by converting the inputs of each operator to f32 and its
-/// output to f16.
+/// that the CPU runs the nodes: they write CUDA's graphs, keep inputs, and batch guidance.
 #[cfg(test)]
 pub(crate) fn rehearse_cuda<T>(precision: Precision, load: impl FnOnce() -> T) -> T {
     REHEARSED.set(Some(precision));

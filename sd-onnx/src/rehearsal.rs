@@ -43,8 +43,10 @@ const F32: f64 = 1e-5;
 /// The largest error of one network call in f16.
 ///
 /// f16 has 11 bits, so each operator rounds by up to 5e-4 of its output, and the errors of the
-/// operators add up. `tests/golden/half.py` computes calls with torch in f16, on the CPU. torch's
-/// errors are up to 1.6e-2.
+/// operators add up. In torch, which `tests/golden/half.py` runs in f16 on the CPU, they reach
+/// 1.6e-2. ONNX Runtime computes an operator in f32 if the CPU has no kernel for f16, and removes
+/// its own conversions between two such operators. So these tests round less often than a graphics
+/// card.
 const F16: f64 = 1e-2;
 
 fn limit(precision: Precision) -> f64 {
@@ -58,19 +60,19 @@ fn array4((dims, values): (Vec<usize>, Vec<f32>)) -> Array4<f32> {
     Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values).unwrap()
 }
 
-/// Prints errors and checks that each is at most the limit. In f16, each is above the limit of f32,
-/// which shows that the network really computed in f16.
+/// Prints errors and checks that each is at most the limit. In f16, at least one is above the limit
+/// of f32, which shows that the graphs are in f16.
 fn check(precision: Precision, what: &str, errors: Vec<(String, f64)>) {
     assert!(!errors.is_empty(), "{what}");
+    if precision == Precision::F16 {
+        assert!(errors.iter().any(|(_, error)| *error > F32), "{what}");
+    }
     for (name, error) in errors {
         println!("{precision} {what} {name}: {error:.1e}");
         assert!(
             error <= limit(precision),
             "{precision} {what} {name}: {error:.2e}"
         );
-        if precision == Precision::F16 {
-            assert!(error > F32, "{what} {name}: {error:.2e} in f16");
-        }
     }
 }
 
@@ -201,7 +203,9 @@ fn loras_as_inputs_equal_merged_ones() {
         })
     });
     assert!(live >= 4, "{merged} merged, {live} live");
-    rehearse_cuda(Precision::F32, || lora_calls::compare_trained(crate::builder));
+    rehearse_cuda(Precision::F32, || {
+        lora_calls::compare_trained(crate::builder)
+    });
     // In f16 the factors are rounded, so the outputs are compared with those in f32.
     let folder = tempfile::tempdir().unwrap();
     lora_calls::write("four", folder.path());
