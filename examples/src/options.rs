@@ -163,7 +163,7 @@ pub struct Options {
 /// The options that choose what the networks run on.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Machine {
-    /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu or openvino-npu
+    /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu, openvino-npu or cuda
     #[arg(long, value_name = "NAME", default_value_t)]
     pub device: Device,
     /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8 (the UNet in

@@ -57,7 +57,7 @@ pub enum GenerateError {
     /// The latents or the pixels of a picture contain NaN or infinity. The other pictures of its
     /// batch were finished.
     #[error(
-        "picture {picture} of request {request}, seed {seed}, contains NaN or infinity: the guidance may be far too large, or the weights may overflow"
+        "picture {picture} of request {request}, seed {seed}, contains NaN or infinity: the guidance may be far too large, or the networks may overflow, in f16 beyond 65,504"
     )]
     NotFinite {
         /// The index of the request in the call, from 0.

@@ -1,18 +1,18 @@
 //! Inputs that stay on a device between calls.
 //!
 //! A UNet runs once or twice per step, and most of its inputs are the same in all of these calls:
-//! the embeddings of the prompts, the sizes and pooled embeddings of SDXL, the factors of LoRAs, and
-//! the features of a control picture. A session on CUDA copies an input to the graphics card when it
-//! differs from the input of the last call. The latents and the timestep differ in every call, and
-//! the output comes back in every call, because samplers run on the host. For a picture of 512 × 512
-//! pixels these are 65,536 bytes in each direction.
+//! the embeddings of the prompts, the sizes and pooled embeddings of SDXL, the factors of LoRAs,
+//! and the features of a control picture. A session on CUDA copies an input to the graphics card
+//! when it differs from the input of the last call. The latents and the timestep differ in every
+//! call, and the output comes back in every call, because samplers run on the host. For a picture
+//! of 512 × 512 pixels these are 65,536 bytes in each direction.
 
 use std::{collections::HashMap, sync::Arc};
 
 use ort::{
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, NoSelectedOutputs, RunOptions, Session, SessionOutputs},
-    value::TensorRef,
+    value::Tensor,
 };
 
 use crate::session::Input;
@@ -28,22 +28,15 @@ pub(crate) struct Binding {
     pub copies: usize,
 }
 
-/// The shape and the values of a bound input.
-#[derive(Debug)]
-struct Bound {
-    shape: Vec<usize>,
-    values: Values,
-}
-
-/// Values on the host, to compare the next ones with.
+/// A bound input, to compare the next one with.
 ///
 /// The address of borrowed values would not be enough: other values may come to lie there.
 #[derive(Debug)]
-enum Values {
-    F32(Vec<f32>),
-    I64(Vec<i64>),
+enum Bound {
+    F32(Tensor<f32>),
+    I64(Tensor<i64>),
     /// Values that cannot change as long as they are kept here, so that the address is enough.
-    Shared(Arc<[f32]>),
+    Shared(Vec<usize>, Arc<[f32]>),
 }
 
 impl Binding {
@@ -93,51 +86,56 @@ impl Binding {
         }
         // If binding fails, nothing is known about the input.
         self.bound.remove(name);
-        match input {
+        // The binding keeps these copies. `ort` can also bind borrowed values, but then copies them
+        // with a session for copies, whose creation waits for itself.
+        let bound = match input {
             Input::F32(shape, values) => {
-                let tensor = TensorRef::from_array_view((shape, values))?;
+                let tensor = Tensor::from_array((shape, values.to_vec()))?;
                 self.binding.bind_input(name, &tensor)?;
-            }
-            Input::Shared(shape, values) => {
-                let tensor = TensorRef::from_array_view((shape, &**values))?;
-                self.binding.bind_input(name, &tensor)?;
+                Bound::F32(tensor)
             }
             Input::I64(shape, values) => {
-                let tensor = TensorRef::from_array_view((shape, values))?;
+                let tensor = Tensor::from_array((shape, values.to_vec()))?;
                 self.binding.bind_input(name, &tensor)?;
+                Bound::I64(tensor)
             }
-        }
+            Input::Shared(shape, values) => {
+                let tensor = Tensor::from_array((shape, values.to_vec()))?;
+                self.binding.bind_input(name, &tensor)?;
+                Bound::Shared(shape.to_vec(), values.clone())
+            }
+        };
         #[cfg(test)]
         {
             self.copies += 1;
         }
-        self.bound.insert(name.to_owned(), Bound::of(input));
+        self.bound.insert(name.to_owned(), bound);
         Ok(())
     }
 }
 
 impl Bound {
-    fn of(input: Input<'_>) -> Self {
-        Self {
-            shape: input.shape().to_vec(),
-            values: match input {
-                Input::F32(_, values) => Values::F32(values.to_vec()),
-                Input::I64(_, values) => Values::I64(values.to_vec()),
-                Input::Shared(_, values) => Values::Shared(values.clone()),
-            },
-        }
-    }
-
     /// Returns whether an input has this shape and these bits.
     fn is(&self, input: Input<'_>) -> bool {
-        let same = match (&self.values, input) {
-            (Values::F32(known), Input::F32(_, values)) => same_bits(known, values),
-            (Values::I64(known), Input::I64(_, values)) => known == values,
-            (Values::Shared(known), Input::Shared(_, values)) => Arc::ptr_eq(known, values),
+        match (self, input) {
+            (Self::F32(tensor), Input::F32(shape, values)) => {
+                let (known_shape, known) = tensor.extract_tensor();
+                same_shape(known_shape, shape) && same_bits(known, values)
+            }
+            (Self::I64(tensor), Input::I64(shape, values)) => {
+                let (known_shape, known) = tensor.extract_tensor();
+                same_shape(known_shape, shape) && known == values
+            }
+            (Self::Shared(known_shape, known), Input::Shared(shape, values)) => {
+                known_shape == shape && Arc::ptr_eq(known, values)
+            }
             _ => false,
-        };
-        same && self.shape == input.shape()
+        }
     }
+}
+
+fn same_shape(known: &[i64], shape: &[usize]) -> bool {
+    known.len() == shape.len() && known.iter().zip(shape).all(|(&a, &b)| a == b as i64)
 }
 
 /// Compares bits, because 0 and −0 are equal and NaN is not equal to itself.

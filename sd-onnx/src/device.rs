@@ -17,8 +17,8 @@ use crate::{
 /// On the CPU, ONNX Runtime runs the operators of a network one after the other, and a
 /// [`StopToken`](crate::StopToken) ends a call within one operator. If the call takes a second, an
 /// operator takes some tens of milliseconds. OpenVINO's provider runs the whole network as one
-/// operator, so a call that has started runs to its end. So does a call on CUDA, because the CPU has
-/// usually launched all of its operators before the GPU has run them.
+/// operator, so a call that has started runs to its end. So does a call on CUDA, because the CPU
+/// has usually launched all of its operators before the GPU has run them.
 ///
 /// A device is written and parsed as a short name, with serde as a string:
 ///
@@ -45,8 +45,9 @@ pub enum Device {
     ///
     /// It needs an NVIDIA GPU with compute capability 7.5 or higher (Turing, from 2018 on), its
     /// driver for CUDA 13, and the libraries of CUDA 13 and cuDNN 9. The handbook's
-    /// [devices](crate::handbook::devices#nvidia-gpus) says how to install them. The first card that
-    /// CUDA lists is used. The environment variable `CUDA_VISIBLE_DEVICES` selects another one.
+    /// [devices](crate::handbook::devices#nvidia-gpus) says how to install them. The first card
+    /// that CUDA lists is used. The environment variable `CUDA_VISIBLE_DEVICES` selects another
+    /// one.
     Cuda,
 }
 

@@ -22,8 +22,8 @@ pub(crate) struct Engine {
     pub openvino: Option<OpenVino>,
     /// The form in which graphs are written.
     dialect: Dialect,
-    /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later calls
-    /// with the same inputs, and the two halves of guidance run as one batch.
+    /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later
+    /// calls with the same inputs, and the two halves of guidance run as one batch.
     pub as_cuda: bool,
     /// The number of threads per call, or 0 for one per physical core.
     pub threads: u16,
@@ -182,9 +182,7 @@ thread_local! {
 }
 
 /// Calls `load`, and makes the engines that it creates for the CPU do everything as on CUDA, except
-/// that the CPU runs the nodes: they write CUDA's graphs, keep inputs, and batch guidance. ONNX
-/// Runtime runs f16 graphs on the CPU by converting the inputs of each operator to f32 and its
-/// output to f16.
+/// that the CPU runs the nodes: they write CUDA's graphs, keep inputs, and batch guidance.
 #[cfg(test)]
 pub(crate) fn rehearse_cuda<T>(precision: Precision, load: impl FnOnce() -> T) -> T {
     REHEARSED.set(Some(precision));

@@ -29,7 +29,7 @@
 //! - [`handbook::families`]: SDXL, its refiner, LCM and other models.
 //! - [`handbook::files`]: which model files load, how to use LoRAs, how to convert models, and
 //!   what the metadata of a picture file contains.
-//! - [`handbook::devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! - [`handbook::devices`]: OpenVINO, CUDA, bf16, and how much memory a model needs.
 //! - [`handbook::contributing`]: for contributors, how to build, test and write golden files, and
 //!   [`handbook::where_it_goes`]: which file to change for which purpose.
 //! - [`inspect`] identifies a model file without loading it. [`Builder::convert`] writes a model in
@@ -71,6 +71,11 @@
 //! starts with [`Device::OpenVino`] therefore looks for ONNX Runtime 1.24.1 with OpenVINO built in,
 //! instead of 1.32.0. The feature `fetch` downloads 1.24.1 on Linux only. Once such a process runs
 //! 1.32.0, asking for [`Device::OpenVino`] fails with [`RuntimeError::NoDevice`].
+//!
+//! [`Device::Cuda`] needs ONNX Runtime's build with CUDA, version 1.31.1 in places 3 and 4, and
+//! NVIDIA's libraries, which are never downloaded. The system's loader searches for them, after the
+//! folders in the environment variable `ORT_CUDA_PATH`. The handbook lists [what to
+//! install](handbook::devices#nvidia-gpus).
 //!
 //! A file in the cache folder is loaded only if it has the SHA-256 of its release. If it does not,
 //! the result depends on the feature `fetch`: with it, the release is downloaded again; without it,

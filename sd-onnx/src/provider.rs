@@ -85,8 +85,8 @@ fn placement_logged(builder: SessionBuilder) -> ort::Result<(SessionBuilder, Arc
 
 /// Returns CUDA's provider on the first graphics card that CUDA lists.
 ///
-/// None of these settings was measured, because this project has no such card. The settings that are
-/// not made here, and why:
+/// None of these settings was measured, because this project has no such card. The settings that
+/// are not made here, and why:
 ///
 /// - `enable_cuda_graph` replays the launches of a call. It needs the same addresses for all inputs
 ///   and outputs of all calls, one session for each size, and no node on the CPU, where the graphs

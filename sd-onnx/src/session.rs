@@ -130,6 +130,14 @@ impl Session {
         self.inputs.contains(name)
     }
 
+    /// Returns how many inputs were copied to the device, or `None` if none are kept there.
+    #[cfg(test)]
+    pub fn copies(&self) -> Option<usize> {
+        let slot = self.slot.lock();
+        let binding = slot.as_ref().and_then(|loaded| loaded.binding.as_ref());
+        binding.map(|binding| binding.copies)
+    }
+
     /// Returns the number of nodes that each provider runs.
     pub fn report(&self) -> NetworkReport {
         self.report.clone()

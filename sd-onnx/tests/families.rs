@@ -6,10 +6,13 @@
 // In tests, a panic reports the failure.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/calls.rs"]
+mod calls;
 mod common;
 
 use std::path::{Path, PathBuf};
 
+use calls::{list, number, text, text_errors, unet_errors};
 use common::{Golden, family, load, lora_runs, relative_error, write_family};
 use ndarray::{Array2, Array3, Array4, Axis, Slice};
 use safetensors::{Dtype, tensor::TensorView};
@@ -61,18 +64,6 @@ fn within(limit: f64, what: &str, error: f64) {
     );
 }
 
-fn list<'a>(cases: &'a Value, key: &str) -> &'a [Value] {
-    cases[key].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text<'a>(case: &'a Value, key: &str) -> &'a str {
-    case[key].as_str().unwrap_or_default()
-}
-
-fn number(case: &Value, key: &str) -> Option<f64> {
-    case[key].as_f64()
-}
-
 /// Runs a check on each shape that has cases of this kind.
 fn with_each(kind: &str, check: impl Fn(&str, &Pipeline, &Golden, &Value)) {
     for shape in shapes() {
@@ -89,96 +80,16 @@ fn with_each(kind: &str, check: impl Fn(&str, &Pipeline, &Golden, &Value)) {
 #[test]
 fn text_embeddings_and_pooled_outputs() {
     with_each("text", |shape, pipeline, golden, cases| {
-        for case in list(cases, "text") {
-            let name = text(case, "name");
-            let read = |text: &str| PromptText::parse(text, Side::Positive, Syntax::Plain);
-            let mut prompts = vec![read(text(case, "prompt"))];
-            prompts.extend(case["prompt_2"].as_str().map(read));
-            let clip_skip = case["clip_skip"]
-                .as_u64()
-                .map(|n| (n as usize).try_into().unwrap());
-            let options = EncodeOptions::default()
-                .clip_skip(clip_skip)
-                .min_chunks(case["windows"].as_u64().unwrap() as usize);
-            let found = pipeline
-                .prompt_encoder()
-                .encode_prompt_while(&prompts.iter().collect::<Vec<_>>(), 1, &options, &|| true)
-                .unwrap();
-            let found = found[0].at(0);
-            let (dims, expected) = golden.tensor(&format!("{name}.tokens"));
-            assert_eq!(found.embedding.shape(), dims);
-            let error = relative_error(&found.embedding, &expected);
+        for (name, error) in text_errors(pipeline, golden, cases) {
             within(ONE_CALL, &format!("{shape} {name}"), error);
-            if let Some((dims, expected)) = golden.find(&format!("{name}.pooled")) {
-                let pooled = found.pooled.as_ref().unwrap();
-                assert_eq!(pooled.shape(), dims);
-                let error = relative_error(pooled, &expected);
-                within(ONE_CALL, &format!("{shape} {name} pooled"), error);
-            } else {
-                assert!(found.pooled.is_none(), "{shape} {name}");
-            }
         }
     });
-}
-
-/// Returns the stored texts of a call, one for each row: tokens and pooled outputs. A null text
-/// becomes zeros.
-fn context(golden: &Golden, case: &Value) -> (Array3<f32>, Option<Array2<f32>>) {
-    let names: Vec<Option<&str>> = list(case, "context").iter().map(Value::as_str).collect();
-    let known = names.iter().flatten().next().unwrap();
-    let stacked = |part: &str| {
-        let (dims, _) = golden.find(&format!("{known}.{part}"))?;
-        let row: usize = dims.iter().product();
-        let values: Vec<f32> = names
-            .iter()
-            .flat_map(|name| match name {
-                Some(name) => golden.tensor(&format!("{name}.{part}")).1,
-                None => vec![0.0; row],
-            })
-            .collect();
-        Some((dims, values))
-    };
-    let (dims, values) = stacked("tokens").unwrap();
-    let tokens = Array3::from_shape_vec((names.len(), dims[1], dims[2]), values).unwrap();
-    let pooled = stacked("pooled")
-        .map(|(dims, values)| Array2::from_shape_vec((names.len(), dims[1]), values).unwrap());
-    (tokens, pooled)
 }
 
 #[test]
 fn one_unet_call() {
     with_each("unet", |shape, pipeline, golden, cases| {
-        let inputs = pipeline.denoiser().inputs();
-        for case in list(cases, "unet") {
-            let name = text(case, "name");
-            let (dims, sample) = golden.tensor(&format!("{name}.sample"));
-            let sample = Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], sample);
-            let sample = sample.unwrap();
-            let split = inputs.channels as isize;
-            let latents = sample.slice_axis(Axis(1), Slice::new(0, Some(split), 1));
-            let beside = sample.slice_axis(Axis(1), Slice::new(split, None, 1));
-            assert_eq!(beside.dim().1, inputs.extra_channels);
-            let (tokens, pooled) = context(golden, case);
-            let sizes = golden
-                .find(&format!("{name}.time_ids"))
-                .map(|(dims, values)| Array2::from_shape_vec((dims[0], dims[1]), values).unwrap());
-            let scales = number(case, "guidance").filter(|_| inputs.guidance);
-            let scales = scales.map(|scale| vec![scale as f32; dims[0]]);
-            let scales = scales.map(ndarray::Array1::from_vec);
-            let stop = StopToken::new();
-            let timestep = number(case, "timestep").unwrap() as f32;
-            let mut call = Call::new(latents, timestep, tokens.view(), &stop);
-            call.pooled = pooled.as_ref().map(|pooled| pooled.view());
-            call.sizes = sizes.as_ref().map(|sizes| sizes.view());
-            call.guidance = scales.as_ref().map(|scales| scales.view());
-            call.beside = (inputs.extra_channels > 0).then_some(beside);
-            let mut output = Array4::zeros(latents.dim());
-            pipeline
-                .denoiser()
-                .predict(&call, output.view_mut())
-                .unwrap();
-            let (_, expected) = golden.tensor(&format!("{name}.output"));
-            let error = relative_error(&output, &expected);
+        for (name, error) in unet_errors(pipeline, golden, cases) {
             within(ONE_CALL, &format!("{shape} {name}"), error);
         }
     });

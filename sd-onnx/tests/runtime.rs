@@ -437,6 +437,8 @@ fn a_library_that_is_no_regular_file_is_refused() {
 fn a_device_that_cannot_be_had_is_an_error() {
     let model = tempfile::tempdir().unwrap();
     Model::of_shape("four-last").write(model.path());
+    // The process then has the library without CUDA, and does not search for another one.
+    sd_onnx::builder().load(model.path()).unwrap();
     let error = chain(
         &sd_onnx::builder()
             .device(Device::Cuda)

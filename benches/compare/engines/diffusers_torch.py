@@ -22,7 +22,8 @@ def start(job):
     if job.threads:
         torch.set_num_threads(job.threads)
     if job.part == "picture":
-        return picture(job)
+        _, draw = pipeline_and_draw(job)
+        return draw
     module, arguments = network(job)
     return lambda call: module(*arguments.values()).float().numpy()
 
@@ -76,8 +77,9 @@ class Decoder(torch.nn.Module):
         return self.vae.decode(latents, return_dict=False)[0]
 
 
-def picture(job):
-    """Draws a whole picture with Euler on the leading ladder, from float32 noise of the seed."""
+def pipeline_and_draw(job):
+    """Returns the pipeline, and a function that draws a whole picture on its device, with Euler on
+    the leading ladder and from float32 noise of the seed."""
     dtype = DTYPES[job.precision]
     pipeline = AutoPipelineForText2Image.from_pretrained(
         job.model, torch_dtype=dtype, local_files_only=True
@@ -104,9 +106,9 @@ def picture(job):
             guidance_scale=inputs.GUIDANCE,
             height=8 * height,
             width=8 * width,
-            latents=noise.to(dtype),
+            latents=noise.to(pipeline.device, dtype),
             output_type="pt",
         ).images
-        return 2 * pixels.float().numpy() - 1
+        return 2 * pixels.float().cpu().numpy() - 1
 
-    return draw
+    return pipeline, draw

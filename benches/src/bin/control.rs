@@ -30,7 +30,7 @@ struct Arguments {
     /// Latent height and width
     #[arg(long, default_value_t = 64)]
     side: usize,
-    /// Device: cpu, openvino, openvino-gpu or openvino-npu
+    /// Device: cpu, openvino, openvino-gpu, openvino-npu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
     /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8

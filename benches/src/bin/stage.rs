@@ -36,7 +36,7 @@ struct Arguments {
     /// Threads; 0 means one for each physical core
     #[arg(long, default_value_t = 0)]
     threads: u16,
-    /// Device: cpu, openvino, openvino-gpu or openvino-npu
+    /// Device: cpu, openvino, openvino-gpu, openvino-npu or cuda
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
     /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8

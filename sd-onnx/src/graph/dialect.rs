@@ -38,6 +38,9 @@ pub(crate) struct Dialect {
     /// Whether attention is written in ONNX's own operators. OpenVINO's provider of ONNX Runtime
     /// 1.24 does not take `MultiHeadAttention`, which would split the network into many parts.
     pub plain_attention: bool,
+    /// Whether squares of pixels are averaged only where they are whole. cuDNN has no such squares
+    /// beyond the edge of a picture.
+    pub whole_squares: bool,
     /// The number of channels per block, if convolutions are written over blocks of channels.
     /// `None` for plain convolutions.
     pub channel_block: Option<usize>,
@@ -56,6 +59,7 @@ impl Dialect {
     pub fn cuda(precision: Precision) -> Self {
         Self {
             sinusoid_inputs: true,
+            whole_squares: true,
             values: match precision {
                 Precision::F16 => Values::F16,
                 _ => Values::F32,
@@ -64,8 +68,8 @@ impl Dialect {
         }
     }
 
-    /// Returns the form for OpenVINO, or without blocked convolutions for ONNX Runtime's own kernels
-    /// if `openvino` is `None`.
+    /// Returns the form for OpenVINO, or without blocked convolutions for ONNX Runtime's own
+    /// kernels if `openvino` is `None`.
     pub fn of(openvino: Option<OpenVino>, precision: Precision) -> Self {
         match openvino {
             None => Self {
@@ -87,6 +91,7 @@ impl Dialect {
                     },
                     f32_weights: !bf16,
                     plain_attention: provider == OpenVino::BuiltIn,
+                    whole_squares: false,
                     channel_block: None,
                     live: false,
                     int8: Int8::Off,

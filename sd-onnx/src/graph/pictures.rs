@@ -30,7 +30,17 @@ impl Graph<'_> {
 
     /// Halves the height and width of `x` by averaging squares of 2 × 2, like `AvgPool2d` with
     /// `ceil_mode`. With an odd side, the squares at the end have fewer numbers.
-    pub fn average_pairs(&mut self, x: Value) -> Value {
+    pub fn average_pairs(&mut self, mut x: Value) -> Value {
+        if self.dialect().whole_squares {
+            // With its last row and column repeated, a picture has whole squares with the same
+            // averages. Where a side is even, they are in no square.
+            for axis in [2, 3] {
+                let last = self.cut(x, axis, [-1, i64::MAX]);
+                x = self.concat(&[x, last], axis);
+            }
+            let attributes = [ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+            return self.op("AveragePool", &[x], attributes);
+        }
         let attributes: [proto::Attribute; 4] = [
             ints("kernel_shape", &[2, 2]),
             ints("strides", &[2, 2]),

@@ -70,7 +70,8 @@ impl Graph<'_> {
         self.concat(&[before, x, after], axis)
     }
 
-    fn cut(&mut self, x: Value, axis: i64, [start, end]: [i64; 2]) -> Value {
+    /// Returns the elements `start..end` of an axis. A negative number counts from the end.
+    pub(super) fn cut(&mut self, x: Value, axis: i64, [start, end]: [i64; 2]) -> Value {
         let [start, end, axis] = [start, end, axis].map(|n| Value(self.dims(&[n]).0));
         self.op("Slice", &[x, start, end, axis], [])
     }

@@ -7,14 +7,16 @@
 //! | `OpenVino` | x86-64 processors, fastest with AMX | f32, bf16 |
 //! | `OpenVinoGpu` | Intel's graphics cards | f32, f16 |
 //! | `OpenVinoNpu` | Intel's neural processors | f16 |
+//! | `Cuda` | NVIDIA's graphics cards since 2018 | f32, f16 |
 //!
-//! `Cpu` needs only ONNX Runtime. The other devices also need OpenVINO's provider, on Linux or
-//! Windows. `OpenVinoGpu` and `OpenVinoNpu` also need the driver of the device.
+//! `Cpu` needs only ONNX Runtime. The three devices of OpenVINO also need its provider, on Linux or
+//! Windows. `OpenVinoGpu` and `OpenVinoNpu` also need the driver of the device. `Cuda` needs
+//! [the driver and NVIDIA's libraries](#nvidia-gpus).
 //! [`Device::precisions`](crate::Device::precisions) lists the precisions of a device on this
 //! machine.
 //!
-//! `OpenVinoGpu` and `OpenVinoNpu` are untested, because no machine of this project has such a
-//! device.
+//! `OpenVinoGpu`, `OpenVinoNpu` and `Cuda` are untested, because no machine of this project has
+//! such a device. [NVIDIA GPUs](#nvidia-gpus) says what was tested of `Cuda` without one.
 //!
 //! Use OpenVINO in bf16 on a processor that computes in bf16. Compared with `Cpu`, a UNet call
 //! takes a third of the time with AMX (Intel's Xeons since 2023), and about half of the time with
@@ -93,9 +95,61 @@
 //!
 //! Text encoders, autoencoders, control networks, upscalers and a refiner compute in f32.
 //!
+//! # NVIDIA GPUs
+//! [`Device::Cuda`] runs on Linux and Windows on x86-64. It needs:
+//!
+//! - a card with compute capability 7.5 or higher: Turing (GTX 16, RTX 20) and newer;
+//! - NVIDIA's driver 580 or newer, for CUDA 13;
+//! - ONNX Runtime's build with CUDA. With the feature `fetch` it is downloaded when the device is
+//!   first used: 256 MB, which takes 313 MB on the disk (on Windows 168 and 213 MB). Otherwise,
+//!   `ORT_DYLIB_PATH` or [`Builder::runtime`](crate::Builder::runtime) names the library
+//!   `libonnxruntime.so.1.31.1` or `onnxruntime.dll` of the Python package `onnxruntime-gpu`. Its
+//!   other two libraries lie beside it;
+//! - the libraries of CUDA 13 and cuDNN 9, which are never downloaded. Installed from NVIDIA's
+//!   packages, the system finds them (`LD_LIBRARY_PATH` or, on Windows, `PATH` may have to name
+//!   their folders). From Python's packages, `ORT_CUDA_PATH` names their folder:
+//!
+//! ```console
+//! $ pip install "nvidia-cuda-runtime~=13.0" "nvidia-cuda-nvrtc~=13.0" "nvidia-cublas~=13.0" \
+//!       "nvidia-curand~=10.0" "nvidia-cudnn-cu13~=9.0"
+//! $ export ORT_CUDA_PATH=$(python3 -c "import nvidia; print(list(nvidia.__path__)[0])")
+//! $ cargo run --release --example txt2img -- "a fox" --device cuda --precision f16
+//! ```
+//!
+//! A process loads one ONNX Runtime. This build runs networks on the CPU, too, so a program that
+//! uses both devices loads a model on `cuda` first. What is missing is an error that names it:
+//! [`RuntimeError::NoDevice`](crate::RuntimeError::NoDevice) if ONNX Runtime is built without CUDA,
+//! [`RuntimeError::CudaLibraries`](crate::RuntimeError::CudaLibraries) if NVIDIA's libraries are
+//! missing, and [`RuntimeError::NoGpu`](crate::RuntimeError::NoGpu) if the driver or the card is.
+//!
+//! In f16, all values of the UNet, the text encoders and the ControlNets are f16, and so are their
+//! weights: f16 weights are read in place, and others go through a [temporary
+//! file](#temporary-files). The sinusoids of timesteps are computed in f32 outside of the network.
+//! ONNX Runtime's kernels for group norms and matrix products sum in f32. An autoencoder computes
+//! in f16 if its values fit: if its configuration has `"force_upcast": false`, or has no such key
+//! and the `scaling_factor` of Stable Diffusion 1.x and 2.x. SDXL's autoencoder computes in f32,
+//! because its values exceed f16. Image encoders and networks that enlarge pictures compute in f32,
+//! too. A value that overflows in f16 makes the picture [an
+//! error](crate::GenerateError::NotFinite). In f32, TensorFloat-32 is off.
+//!
+//! The samplers run on the CPU. In each call, the latents go to the card and the prediction comes
+//! back: for 512 × 512 pixels 65,536 bytes each way, and the double with guidance, whose two halves
+//! are one batch. The other inputs, such as the embeddings of the prompts and the factors of LoRAs,
+//! stay on the card until they change. The outputs of a ControlNet pass through the memory of the
+//! CPU in each step.
+//!
+//! What was tested without a card: the graphs in f32 and f16 run on the CPU and give the values of
+//! diffusers. There, ONNX Runtime computes most operators of the f16 graphs in f32, so these tests
+//! show that the graphs are right, and not how far f16 rounds. In torch, one call of the small test
+//! models in f16 is up to 1.6 % from f32. ONNX Runtime 1.31.1 accepted the graphs with its CUDA
+//! kernels, beside stand-ins for NVIDIA's libraries that compute nothing, and left on the CPU only
+//! operators on sizes. The errors of a missing driver, library and card were seen. What was not
+//! seen is a picture, a time, or the memory on a card. `tests/cuda.rs` and the program
+//! `benches/compare/cuda.py` check and measure that where there is one.
+//!
 //! # What a size costs
-//! `Cpu` takes pictures of any size. OpenVINO compiles the UNet and the VAE for one size of
-//! pictures, one batch and one length of prompts. It compiles them for
+//! `Cpu` and `Cuda` take pictures of any size. OpenVINO compiles the UNet and the VAE for one size
+//! of pictures, one batch and one length of prompts. It compiles them for
 //! [`Builder::size`](crate::Builder::size) when the model is loaded. The first picture of another
 //! size waits until the networks are compiled again, which takes as long as loading them.
 //! [`Builder::kept_sizes`](crate::Builder::kept_sizes) sets how many sizes stay compiled. Each of
@@ -128,6 +182,7 @@
 //!   warning.
 //! - On OpenVINO in bf16 on Intel's processors, the file holds the weights that are not stored as
 //!   bf16: 1.7 and 5.1 GB.
+//! - On CUDA in f16, the file holds the weights that are not stored as f16: 1.7 and 5.1 GB.
 //! - On OpenVINO otherwise, it holds the weights that are not stored as f32: 3.4 and 10 GB.
 //!   OpenVINO would keep an f32 copy of them in memory.
 //!
@@ -136,10 +191,12 @@
 //!
 //! # Stopping
 //! A [`StopToken`](crate::StopToken) ends a call on `Cpu` within one operator, some tens of
-//! milliseconds. OpenVINO runs a network as one operator, so the run ends when the current call is
-//! over: about a second for Stable Diffusion 1.5 in bf16, half a minute for a VAE in f32 at
+//! milliseconds. A call on CUDA runs to its end, because its operators are queued on the card
+//! within milliseconds. OpenVINO runs a network as one operator, so the run ends when the current
+//! call is over: about a second for Stable Diffusion 1.5 in bf16, half a minute for a VAE in f32 at
 //! 1024 × 1024. A network that is being loaded or compiled, such as for the first picture of
 //! another size, is finished first.
 //!
 //! [`Device`]: crate::Device
+//! [`Device::Cuda`]: crate::Device::Cuda
 //! [`Precision`]: crate::Precision

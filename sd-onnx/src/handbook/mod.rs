@@ -18,7 +18,7 @@
 //!    needs.
 //! 10. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
 //!     picture file records.
-//! 11. [`devices`]: OpenVINO, bf16, and how much memory a model needs.
+//! 11. [`devices`]: OpenVINO, CUDA, bf16, and how much memory a model needs.
 //! 12. [`contributing`]: how to build and test this project, and how to write golden files.
 //! 13. [`where_it_goes`]: which files of this project a change touches.
 

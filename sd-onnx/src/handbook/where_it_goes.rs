@@ -87,6 +87,8 @@
 //! |---|---|
 //! | its name, its precisions, and the check that it is available | `sd-onnx/src/device.rs` |
 //! | the options of its sessions | `sd-onnx/src/provider.rs` |
+//! | inputs that stay on the device between calls | `sd-onnx/src/binding.rs` |
+//! | its graphs and calls, tested on the CPU | `sd-onnx/src/rehearsal.rs` |
 //! | the form of graph that it runs fast and right | `sd-onnx/src/graph/dialect.rs` |
 //! | a build of ONNX Runtime that contains it, or its plugin | `sd-onnx/src/runtime/release.rs` |
 //!

@@ -37,20 +37,20 @@ const DRIVER: &str = "nvcuda.dll";
 /// cuDNN loads NVRTC.
 #[cfg(not(windows))]
 const LIBRARIES: [(&str, &str); 6] = [
-    ("libcudart.so.13", "nvidia-cuda-runtime"),
-    ("libnvrtc.so.13", "nvidia-cuda-nvrtc"),
-    ("libcublasLt.so.13", "nvidia-cublas"),
-    ("libcublas.so.13", "nvidia-cublas"),
-    ("libcurand.so.10", "nvidia-curand"),
-    ("libcudnn.so.9", "nvidia-cudnn-cu13"),
+    ("libcudart.so.13", "nvidia-cuda-runtime~=13.0"),
+    ("libnvrtc.so.13", "nvidia-cuda-nvrtc~=13.0"),
+    ("libcublasLt.so.13", "nvidia-cublas~=13.0"),
+    ("libcublas.so.13", "nvidia-cublas~=13.0"),
+    ("libcurand.so.10", "nvidia-curand~=10.0"),
+    ("libcudnn.so.9", "nvidia-cudnn-cu13~=9.0"),
 ];
 #[cfg(windows)]
 const LIBRARIES: [(&str, &str); 5] = [
-    ("cudart64_13.dll", "nvidia-cuda-runtime"),
-    ("nvrtc64_130_0.dll", "nvidia-cuda-nvrtc"),
-    ("cublasLt64_13.dll", "nvidia-cublas"),
-    ("cublas64_13.dll", "nvidia-cublas"),
-    ("cudnn64_9.dll", "nvidia-cudnn-cu13"),
+    ("cudart64_13.dll", "nvidia-cuda-runtime~=13.0"),
+    ("nvrtc64_130_0.dll", "nvidia-cuda-nvrtc~=13.0"),
+    ("cublasLt64_13.dll", "nvidia-cublas~=13.0"),
+    ("cublas64_13.dll", "nvidia-cublas~=13.0"),
+    ("cudnn64_9.dll", "nvidia-cudnn-cu13~=9.0"),
 ];
 
 impl Runtime {
@@ -76,7 +76,7 @@ impl Runtime {
         // Every loaded library stays loaded, so that the provider finds it under its name.
         if let Err(error) = preload_dylib(DRIVER) {
             return Err(RuntimeError::NoGpu {
-                problem: format!("NVIDIA's driver is not installed: {error}"),
+                problem: format!("NVIDIA's driver cannot be loaded: {}", reason(&error)),
             });
         }
         let folders = env::var_os(VARIABLE).unwrap_or_default();
@@ -111,10 +111,8 @@ impl Runtime {
                 continue;
             };
             preload_dylib(path.as_path()).map_err(|error| {
-                self.no_libraries(
-                    &[],
-                    format!("{} (from {VARIABLE}): {error}", path.display()),
-                )
+                let (path, reason) = (path.display(), reason(&error));
+                self.no_libraries(&[], format!("{path} (from {VARIABLE}): {reason}"))
             })?;
         }
         Ok(())
@@ -164,12 +162,22 @@ fn is_of_gpu(message: &str) -> bool {
     message.contains("CUDA failure") || message.contains("CUDA error")
 }
 
-/// Returns the part of ONNX Runtime's message that starts with the CUDA error, on one line. A long
-/// C++ signature comes before it.
+/// Returns the part of ONNX Runtime's message that a user can act on, on one line. C++ signatures
+/// come before it, and the host's name and the place in the source after it.
 fn one_line(message: &str) -> String {
-    let start = message.find("CUDA failure").unwrap_or(0);
-    let words: Vec<_> = message[start..].split_whitespace().collect();
+    let starts = ["CUDA failure", "CUDA error", "Failed to load library"];
+    let start = starts.into_iter().find_map(|start| message.find(start));
+    let (message, _) = message[start.unwrap_or(0)..]
+        .split_once(" ; GPU=")
+        .unwrap_or((&message[start.unwrap_or(0)..], ""));
+    let words: Vec<_> = message.split_whitespace().collect();
     words.join(" ")
+}
+
+/// Returns the system's message, which names a missing file.
+fn reason(error: &dyn std::error::Error) -> String {
+    let source = error.source();
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]
@@ -187,11 +195,10 @@ mod tests {
             libcublasLt.so.13: cannot open shared object file: No such file or directory";
         assert!(is_of_gpu(card) && !is_of_gpu(library));
         let line = one_line(card);
-        assert!(
-            line.starts_with("CUDA failure 100: no CUDA-capable device"),
-            "{line}"
-        );
-        assert_eq!(one_line(library), library);
+        assert_eq!(line, "CUDA failure 100: no CUDA-capable device is detected");
+        let named =
+            format!("provider_bridge_ort.cc:2043 [ONNXRuntimeError] : 1 : FAIL : {library}");
+        assert_eq!(one_line(&named), library);
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl Philox {
     /// The values are within 1e-5 of torch's, not equal bit for bit. The sine and cosine of a card
     /// are approximations with errors up to 2⁻²⁰, and are multiplied by up to 6.7. The first
     /// `threads` values of a call equal the ones of [`webui`](Self::webui), within the same bound.
-    /// Further values depend on the card.
+    /// Further values depend on the card. This was compared with what torch's kernel computes,
+    /// written down in Python, and not with a card, because this project has none. The program
+    /// `benches/compare/cuda.py` compares both on a machine with a card.
     pub fn cuda(seed: u64, threads: u32) -> Self {
         Self {
             threads: Some(threads),

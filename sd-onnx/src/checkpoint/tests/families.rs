@@ -79,6 +79,10 @@ fn shapes_make_the_networks_of_the_folder() {
                 found.remove("scaling_factor");
                 expected.remove("scaling_factor");
             }
+            if component == "vae" {
+                // No tensor shows it.
+                expected.remove("force_upcast");
+            }
             assert_eq!(
                 network(component, &found, sizes),
                 network(component, &expected, sizes),
