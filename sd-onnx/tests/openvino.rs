@@ -500,6 +500,12 @@ fn control_networks_are_those_of_the_cpu() {
     }
 }
 
+fn predict(unet: &dyn Denoiser, call: Call<'_>) -> Array4<f32> {
+    let mut output = Array4::zeros(call.latents.dim());
+    unet.predict(&call, output.view_mut()).unwrap();
+    output
+}
+
 /// The layers outside of a branch are compiled for a size like any other network. The number of
 /// merged tokens cannot change there from call to call.
 #[test]
@@ -524,18 +530,18 @@ fn deep_features_are_reused_and_tokens_are_not_merged() {
             assert!(chain(&*error.unwrap_err()).contains("cannot merge tokens"));
             for branch in [0, 2, inputs.deep_branches - 1] {
                 let features = DeepFeatures::default();
-                let [full, reused] = [false, true].map(|reuse| {
-                    let deep = DeepCall {
-                        features: &features,
-                        reuse,
-                        branch,
-                    };
-                    let mut output = Array4::zeros(latents.dim());
-                    denoiser
-                        .predict(&call.deep(deep), output.view_mut())
-                        .unwrap();
-                    output
-                });
+                let call = Call::new(latents.view(), 500.0, context.view(), &stop);
+                let keep = DeepCall {
+                    features: &features,
+                    reuse: false,
+                    branch,
+                };
+                let reuse = DeepCall {
+                    reuse: true,
+                    ..keep
+                };
+                let full = predict(&*denoiser, call.deep(keep));
+                let reused = predict(&*denoiser, call.deep(reuse));
                 let error = relative_error(&reused, full.as_slice().unwrap());
                 println!("{precision}, {shape}, branch {branch}: {error:.1e}");
                 assert!(

@@ -25,7 +25,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct NetworkReport {
-    /// The name of the network: "text encoder", "UNet", "VAE decoder" or "VAE encoder".
+    /// The name of the network, such as "text encoder", "UNet", "VAE decoder" or "VAE encoder".
+    /// "outer UNet" is the part of a UNet that runs when deep features are reused.
     pub network: String,
     /// Each provider and the number of graph nodes that it runs. Nodes that the device's own
     /// provider does not take run on ONNX Runtime's CPU kernels. Their provider,
