@@ -17,7 +17,9 @@ use sd_examples::{
     sheet::{self, Sheet},
     stopped_by_ctrl_c, tell,
 };
-use sd_onnx::{Event, ImageSize, Pipeline, Prompt, Request, StopToken, schedulers::Ladder};
+use sd_onnx::{
+    Event, ImageSize, Pipeline, Prompt, Request, Shortcuts, StopToken, schedulers::Ladder,
+};
 
 /// The largest number of pictures on a sheet, which is more than anybody looks at.
 const MAX_PICTURES: usize = 10_000;
@@ -25,7 +27,8 @@ const MAX_PICTURES: usize = 10_000;
 /// Draws pictures that differ in one or two parameters, side by side on one labelled sheet.
 ///
 /// An axis is a parameter and its values: --x steps=5,10,20. The parameters are steps, guidance,
-/// clip-skip, seed, scheduler, ladder, size (64x64,128x64), prompt, negative and lora.
+/// clip-skip, seed, scheduler, ladder, shortcuts (none,fast,faster), size (64x64,128x64), prompt,
+/// negative and lora.
 ///
 /// Values are split at commas. Values of prompt and negative are split at each | outside of square
 /// brackets: --y "prompt=a fox|a [red|blue] cat". Only a value of negative may be empty.
@@ -325,6 +328,7 @@ fn is_given(name: &str, arguments: &Arguments) -> bool {
         "seed" => options.seed.is_some(),
         "scheduler" => options.scheduler.is_some(),
         "ladder" => options.ladder.is_some(),
+        "shortcuts" => options.shortcuts.is_some(),
         // A LoRA is added to what the prompt calls and to what is merged.
         "lora" => false,
         _ => options.width.is_some() || options.height.is_some(),
@@ -353,6 +357,8 @@ enum Value {
     Seed(u64),
     Scheduler(Named),
     Ladder(Ladder),
+    /// A preset, with its name.
+    Shortcuts(&'static str, Shortcuts),
     Size([u32; 2]),
     Prompt(String),
     Negative(String),
@@ -360,13 +366,14 @@ enum Value {
     Lora(String),
 }
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "steps",
     "guidance",
     "clip-skip",
     "seed",
     "scheduler",
     "ladder",
+    "shortcuts",
     "size",
     "prompt",
     "negative",
@@ -445,6 +452,13 @@ impl Value {
             "seed" => Self::Seed(seed(text)?),
             "scheduler" => Self::Scheduler(scheduler(text)?),
             "ladder" => Self::Ladder(ladder(text)?),
+            "shortcuts" => {
+                let mut presets = Shortcuts::PRESETS.into_iter();
+                let preset = presets.find(|(name, _)| *name == text);
+                let names = Shortcuts::PRESETS.map(|(name, _)| name).join(", ");
+                let (name, shortcuts) = preset.ok_or(format!("expected one of {names}"))?;
+                Self::Shortcuts(name, shortcuts)
+            }
             "size" => {
                 let sides = text
                     .split_once('x')
@@ -497,6 +511,7 @@ impl Value {
                 }
             }
             Self::Ladder(ladder) => request.ladder(ladder.clone()),
+            Self::Shortcuts(_, shortcuts) => request.shortcuts(*shortcuts),
             Self::Size([width, height]) => request.size(*width, *height),
             Self::Prompt(prompt) => request.prompt(prompt),
             Self::Negative(negative) => request.negative(negative),
@@ -524,6 +539,7 @@ impl Value {
                 format!("{} on {}", row.title, ladder_name(ladder))
             }
             Self::Ladder(ladder) => ladder_name(ladder),
+            Self::Shortcuts(name, _) => (*name).to_owned(),
             Self::Size([width, height]) => format!("{width}×{height}"),
             Self::Negative(text) if text.is_empty() => "(none)".to_owned(),
             Self::Prompt(text) | Self::Negative(text) | Self::Lora(text) => text.clone(),

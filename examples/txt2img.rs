@@ -23,8 +23,8 @@ use sd_examples::{
     stopped_by_ctrl_c, tell,
 };
 use sd_onnx::{
-    Conditioning, Event, Infotext, Picture, Pipeline, Prompt, Request, StepInfo, StopToken,
-    Timings, files,
+    Conditioning, Event, Infotext, NetworkCalls, Picture, Pipeline, Prompt, Request, StepInfo,
+    StopToken, Timings, files,
     image::RgbImage,
     infotext::{CONTROL_NOTE, MASK_NOTE, PICTURE_NOTE},
 };
@@ -249,7 +249,7 @@ fn generate(
 ) -> Result<(), Failure> {
     let mut steps = Steps::of(request);
     let bar = progress_bar(steps.all(request.count), "steps");
-    let (mut timings, mut failure) = (Vec::new(), None);
+    let (mut timings, mut failure, mut skipped) = (Vec::new(), None, 0);
     let result = pipeline.run(std::slice::from_ref(request), stop, |event| {
         match event {
             Event::Picture(picture) => {
@@ -262,6 +262,10 @@ fn generate(
             }
             Event::Step(progress) => {
                 steps.see(&progress.step);
+                if progress.step.calls.full == 0 {
+                    skipped += 1;
+                    bar.set_message(format!("steps, {skipped} of them shortened"));
+                }
                 bar.set_length(steps.all(request.count));
                 bar.inc(1);
             }
@@ -318,8 +322,15 @@ fn tell_timings(took: f32, timings: &[Timings], batch: usize) {
         1 => String::new(),
         batch => format!(" of {batch} pictures"),
     };
+    let calls = timings.iter().map(|timings| timings.calls);
+    let calls = calls.fold(NetworkCalls::default(), |sum, calls| sum + calls);
+    let computed = calls.full + calls.shallow;
+    let saved = match calls.total() - calls.full {
+        0 => String::new(),
+        _ => format!(", {computed} of {} network calls", calls.total()),
+    };
     tell(format_args!(
-        "{took:.2} s: encoding {:.3} s, a step{together} {step:.3} s ({:.2} it/s), decoding a picture {:.3} s",
+        "{took:.2} s: encoding {:.3} s, a step{together} {step:.3} s ({:.2} it/s){saved}, decoding a picture {:.3} s",
         mean(timings.iter().map(|timings| timings.encode).sum(), 1),
         1.0 / step,
         mean(

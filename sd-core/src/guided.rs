@@ -15,7 +15,7 @@ use crate::{
     control::EncodedControl,
     guidance::{GuidanceStep, Memory},
     guide,
-    shortcuts::{Course, History, Shortcuts, Skip, Work},
+    shortcuts::{Course, Criterion, History, Shortcuts, Skip, Work},
     tiled::Tiled,
 };
 
@@ -34,6 +34,10 @@ pub struct Guided<'a> {
     blank: Option<(Half, Vec<f32>)>,
     course: Course,
     lines: Lines,
+    /// Decides on the calls that are skipped in stable parts of the run.
+    criterion: Option<Criterion>,
+    /// The latents that a skipped call uses. Empty if none was skipped.
+    guess: Vec<f32>,
     /// Whether each picture needs the negative prompt no more, because its predictions have become
     /// similar.
     similar: Vec<bool>,
@@ -373,6 +377,8 @@ impl<'a> Guided<'a> {
                 both: Line::default(),
             },
             course: Course::new(Shortcuts::NONE),
+            criterion: None,
+            guess: Vec::new(),
             similar: vec![false; guidance.len()],
             prompt,
             calls: 0,
@@ -409,10 +415,19 @@ impl<'a> Guided<'a> {
 
     /// Sets the shortcuts. `changes` has the steps, counted from 0, before which the network itself
     /// changes, so that its earlier outputs are of no use.
-    pub(crate) fn shortcuts(mut self, shortcuts: Shortcuts, changes: Vec<usize>) -> Self {
+    pub(crate) fn shortcuts(
+        mut self,
+        shortcuts: Shortcuts,
+        rungs: &Rungs,
+        changes: Vec<usize>,
+    ) -> Self {
         self.network.shortcuts = shortcuts;
         self.course = Course::new(shortcuts);
         self.changes = changes;
+        if let Some(Skip::Stability(stability)) = shortcuts.skip {
+            let (schedule, steps) = (rungs.schedule(), rungs.steps());
+            self.criterion = Some(Criterion::new(stability, self.prediction, schedule, steps));
+        }
         self
     }
 
@@ -451,6 +466,9 @@ impl<'a> Guided<'a> {
     pub(crate) fn take_over(&mut self, other: &mut Self) {
         self.calls = other.calls;
         self.network.made = other.network.made;
+        if let Some(criterion) = &mut self.criterion {
+            criterion.begin_at(other.calls);
+        }
         self.similar = std::mem::take(&mut other.similar);
         std::mem::swap(&mut self.memories, &mut other.memories);
     }
@@ -514,13 +532,43 @@ impl<'a> Guided<'a> {
         let mut pictures = 0..self.guidance.len();
         let needed = self.negative.is_some()
             && pictures.any(|picture| self.needs_negative(picture, x, at, both.is_some()));
+        if let Some(criterion) = &mut self.criterion
+            && criterion.skips(x, at)
+        {
+            let mut guess = std::mem::take(&mut self.guess);
+            criterion.skipped(at, &mut guess, denoised);
+            criterion.end(x, at, None);
+            self.count_skipped(needed);
+            self.convert(&guess, at, denoised, both);
+            self.guess = guess;
+            return Ok(());
+        }
         self.predict(turn, needed, denoised)?;
         match needed {
             true => self.guide(x, turn, denoised, both.is_some())?,
             false => self.count_left_out(x, at),
         }
+        if let Some(criterion) = &mut self.criterion {
+            criterion.end(x, at, Some(denoised));
+        }
         self.convert(x, at, denoised, both);
         Ok(())
+    }
+
+    /// Counts the outputs of the network that a skipped call does without.
+    fn count_skipped(&mut self, negative: bool) {
+        let contexts = &self.prompt.contexts;
+        self.network.made.forecast += match negative {
+            false => 1,
+            true => {
+                let branches = if contexts.any_composes() {
+                    contexts.branches()
+                } else {
+                    1
+                };
+                branches + 1 + usize::from(self.blank.is_some())
+            }
+        };
     }
 
     /// Writes the network's raw output for the first branch of the prompt to `output`, and for the
@@ -558,6 +606,9 @@ impl<'a> Guided<'a> {
         if changed || before.is_some_and(|before| self.network_changes(before, at.index)) {
             self.course.restart();
             self.lines.forget();
+            if let Some(criterion) = &mut self.criterion {
+                criterion.restart();
+            }
         }
         let steps = self.network.run_steps.max(1);
         Turn {

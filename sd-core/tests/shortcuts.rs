@@ -11,7 +11,7 @@ use common::{Fakes, Model, base, latents};
 use sd_core::{
     Event, GenerateError, Inputs, NetworkCalls, Pipeline, Request, Shortcuts, StopToken, Tiles,
     schedulers::{SchedulerConfig, samplers::TABLE},
-    shortcuts::{Deep, Forecast},
+    shortcuts::{Deep, Forecast, Stability},
 };
 
 /// A request for 20 steps without noise between them.
@@ -93,7 +93,31 @@ fn every_sampler_runs_or_refuses() {
             row.name
         );
     }
-    assert_eq!(running, ["?"]);
+    let of_odes = [
+        "euler",
+        "lms",
+        "ddim",
+        "ipndm",
+        "ipndm-v",
+        "deis",
+        "deis-tab",
+        "dpm-solver-1m",
+        "dpm-solver-2m",
+        "dpm-solver-3m",
+        "dpm-solver-2s",
+        "dpm-solver-3s",
+        "dpmpp-2m",
+        "dpmpp-3m",
+        "dpmpp-2s",
+        "dpmpp-3s",
+        "dpm-fast",
+        "unipc",
+        "res-2m",
+        "gradient-estimation",
+        "euler-cfg-pp",
+        "ddim-cfg-pp",
+    ];
+    assert_eq!(running, of_odes);
 }
 
 #[test]
@@ -148,4 +172,230 @@ fn what_the_network_cannot_do_is_refused() {
         refused(&pipeline, &steps(4).shortcuts(far)),
         ["shortcuts.skip.deep.branch"]
     );
+}
+
+#[test]
+fn both_prompts_share_a_call_where_that_is_faster() {
+    let run = |batches: bool, shortcuts: Shortcuts| {
+        let model = Model {
+            inputs: Inputs::new(4, 4).batches_guidance(batches).deep_branches(1),
+            ..Model::default()
+        };
+        let fakes = Fakes::with(model);
+        let generation = fakes.pipeline().generate(&steps(9).shortcuts(shortcuts));
+        let picture = generation.unwrap().pictures.remove(0);
+        let batch = fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed);
+        (picture.latents, picture.timings.calls, fakes.calls(), batch)
+    };
+    for (shortcuts, computed) in [
+        (Shortcuts::NONE, 9),
+        (Shortcuts::default().skip(Forecast::default()), 7),
+        (Shortcuts::default().skip(Deep::default()), 9),
+    ] {
+        let (apart, calls, made, batch) = run(false, shortcuts);
+        assert_eq!((made, batch), (2 * computed, 1));
+        let (together, same, made, batch) = run(true, shortcuts);
+        assert_eq!((made, batch), (computed, 2));
+        assert_eq!(calls, same);
+        assert_eq!(together, apart);
+    }
+}
+
+#[test]
+fn prompts_of_different_lengths_have_their_own_calls() {
+    let model = Model {
+        inputs: Inputs::new(4, 4).batches_guidance(true),
+        ..Model::default()
+    };
+    let fakes = Fakes::with(model);
+    let long = steps(3).prompt("a fox ".repeat(60)).negative("blurry");
+    fakes.pipeline().generate(&long).unwrap();
+    let batch = fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((fakes.calls(), batch), (6, 1));
+}
+
+#[test]
+fn a_new_prompt_starts_again() {
+    let fakes = Fakes::new();
+    let forecast = Forecast {
+        warm_up: 2,
+        window: 4.0,
+        growth: 0.0,
+        last: 0,
+        ..Forecast::default()
+    };
+    let request = steps(12).shortcuts(Shortcuts::default().skip(forecast));
+    let mut computed = Vec::new();
+    let mut run = |request: &Request| {
+        let observe = |event: Event<'_>| {
+            if let Event::Step(progress) = event
+                && progress.step.calls.full > 0
+            {
+                computed.push(progress.step.index);
+            }
+            ControlFlow::Continue(())
+        };
+        let requests = std::slice::from_ref(request);
+        fakes
+            .pipeline()
+            .run(requests, &StopToken::new(), observe)
+            .unwrap();
+        std::mem::take(&mut computed)
+    };
+    assert_eq!(run(&request), [0, 1, 5, 9]);
+    assert_eq!(
+        run(&request.clone().prompt("a [fox:cat:0.25]")),
+        [0, 1, 4, 5, 9]
+    );
+    assert_eq!(run(&request.prompt("a [fox|cat]")).len(), 12);
+}
+
+#[test]
+fn adaptive_guidance_leaves_the_negative_prompt_out() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let always = calls(
+        &pipeline,
+        &steps(6).shortcuts(Shortcuts::default().guidance(-1.0)),
+    );
+    // The first call has to compare both predictions.
+    assert_eq!((always.full, always.left_out), (7, 5));
+    let never = steps(6).shortcuts(Shortcuts::default().guidance(1.0));
+    assert_eq!(
+        (
+            calls(&pipeline, &never).full,
+            calls(&pipeline, &never).left_out
+        ),
+        (12, 0)
+    );
+    assert_eq!(latents(&pipeline, &never), latents(&pipeline, &steps(6)));
+    let both = never.scheduler(
+        "euler-cfg-pp"
+            .parse::<sd_core::schedulers::Scheduler>()
+            .unwrap(),
+    );
+    assert_eq!(refused(&pipeline, &both), ["shortcuts.guidance"]);
+}
+
+#[test]
+fn stability_skips_whole_steps() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.build(fakes.builder().max_batch(2));
+    let stability = Stability {
+        start: 0.0,
+        ..Stability::default()
+    };
+    let request = steps(20)
+        .shortcuts(Shortcuts::default().skip(stability))
+        .count(2);
+    let generation = pipeline.generate(&request).unwrap();
+    // Each picture decides for itself.
+    assert_eq!(
+        fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed),
+        1
+    );
+    for picture in &generation.pictures {
+        let calls = picture.timings.calls;
+        assert_eq!(calls.full + calls.forecast, 40);
+        assert!(calls.forecast > 0 && calls.forecast % 2 == 0, "{calls:?}");
+    }
+    let both = request.scheduler(
+        "euler-cfg-pp"
+            .parse::<sd_core::schedulers::Scheduler>()
+            .unwrap(),
+    );
+    assert_eq!(refused(&pipeline, &both), ["shortcuts.skip.stability"]);
+}
+
+#[test]
+fn a_picture_is_reproduced_from_its_infotext() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let forecast = Forecast {
+        ridge: 0.3,
+        window: 2.5,
+        ..Forecast::default()
+    };
+    for shortcuts in [
+        Shortcuts::FAST,
+        Shortcuts::FASTER,
+        Shortcuts::default().skip(forecast).guidance(0.999),
+    ] {
+        let request = steps(20).shortcuts(shortcuts);
+        let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+        let infotext = picture.infotext();
+        let calls = picture.timings.calls;
+        let expected = format!("{} of 40", calls.full);
+        assert_eq!(infotext.get("SD network calls"), Some(&*expected));
+        let reproduction = pipeline.reproduction(&infotext);
+        assert_eq!(reproduction.request.shortcuts, shortcuts);
+        assert!(
+            reproduction.differences.is_empty(),
+            "{:?}",
+            reproduction.differences
+        );
+        assert_eq!(latents(&pipeline, &reproduction.request), picture.latents);
+    }
+}
+
+#[test]
+fn shortcuts_are_a_name_or_an_object() {
+    let read = |json: &str| serde_json::from_str::<Shortcuts>(json).map_err(|it| it.to_string());
+    assert_eq!(read("\"fast\""), Ok(Shortcuts::FAST));
+    assert_eq!(read("{}"), Ok(Shortcuts::NONE));
+    let written = serde_json::to_string(&Shortcuts::FASTER).unwrap();
+    assert_eq!(read(&written), Ok(Shortcuts::FASTER));
+    let object = r#"{"skip": {"deep": {"interval": 5}}, "merge_tokens": 0.5}"#;
+    let deep = Deep {
+        interval: 5,
+        ..Deep::default()
+    };
+    let expected = Shortcuts::default().skip(deep).merge_tokens(0.5);
+    assert_eq!(read(object), Ok(expected));
+    assert!(read("\"slow\"").unwrap_err().contains("\"faster\""));
+    assert!(
+        read(r#"{"skip": {"forecast": {"lam": 1}}}"#)
+            .unwrap_err()
+            .contains("`lam`")
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_refused() {
+    let pipeline = Fakes::new().pipeline();
+    let forecast = |change: fn(&mut Forecast)| {
+        let mut forecast = Forecast::default();
+        change(&mut forecast);
+        Shortcuts::default().skip(forecast)
+    };
+    for (shortcuts, field) in [
+        (
+            forecast(|it| it.warm_up = 0),
+            "shortcuts.skip.forecast.warm_up",
+        ),
+        (
+            forecast(|it| it.window = 0.5),
+            "shortcuts.skip.forecast.window",
+        ),
+        (
+            forecast(|it| it.growth = f32::NAN),
+            "shortcuts.skip.forecast.growth",
+        ),
+        (
+            forecast(|it| it.degree = 17),
+            "shortcuts.skip.forecast.degree",
+        ),
+        (
+            forecast(|it| it.ridge = 0.0),
+            "shortcuts.skip.forecast.ridge",
+        ),
+        (forecast(|it| it.fit = 1.5), "shortcuts.skip.forecast.fit"),
+        (Shortcuts::default().guidance(2.0), "shortcuts.guidance"),
+        (
+            Shortcuts::default().merge_tokens(0.8),
+            "shortcuts.merge_tokens",
+        ),
+    ] {
+        assert_eq!(refused(&pipeline, &steps(4).shortcuts(shortcuts)), [field]);
+    }
 }

@@ -152,7 +152,9 @@ impl Planned {
     /// influence each other in a batch.
     pub fn stays_alone(&self) -> bool {
         let second = self.second.as_ref();
-        self.sampler.needs().one_picture || second.is_some_and(|it| it.planned.stays_alone())
+        let shortcuts = &self.request.shortcuts;
+        let alone = self.sampler.needs().one_picture || shortcuts.one_picture();
+        alone || second.is_some_and(|it| it.planned.stays_alone())
     }
 
     /// Returns the steps before which a LoRA's weight changes.

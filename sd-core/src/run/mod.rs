@@ -272,7 +272,8 @@ impl<'a> Batch<'a> {
         let windows = self.plan().windows.clone();
         let tiled = windows.map(|windows| (windows, self.parts.max_batch));
         let guided = guided.rungs(&self.plan().rungs).tiled(tiled);
-        guided.shortcuts(self.plan().request.shortcuts, self.plan().lora_changes())
+        let plan = self.plan();
+        guided.shortcuts(plan.request.shortcuts, &plan.rungs, plan.lora_changes())
     }
 
     /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the

@@ -54,7 +54,7 @@ impl Course {
         let call = self.calls;
         self.calls += 1;
         match self.shortcuts.skip {
-            None => Work::Full,
+            None | Some(Skip::Stability(_)) => Work::Full,
             Some(Skip::Deep(deep)) => match call % deep.interval.max(1) {
                 0 => Work::Keep(deep.branch),
                 _ => Work::Reuse(deep.branch),

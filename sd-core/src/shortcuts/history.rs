@@ -117,7 +117,13 @@ fn solve(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    // A failed `unwrap` is a failed test.
+    #![allow(clippy::unwrap_used)]
+
+    use super::{
+        super::{Course, Shortcuts, Work},
+        *,
+    };
 
     #[test]
     fn a_polynomial_is_forecast_almost_exactly() {
@@ -161,5 +167,53 @@ mod tests {
         assert!(history.forecast(&by, -0.5, &mut output));
         history.clear();
         assert!(!history.forecast(&by, -0.5, &mut output));
+    }
+
+    /// A case of Spectrum, by its authors' code.
+    #[derive(serde::Deserialize)]
+    struct Case {
+        options: Forecast,
+        computed: Vec<usize>,
+        outputs: Vec<Vec<f32>>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        spectrum: Vec<Case>,
+    }
+
+    #[test]
+    fn forecasts_are_those_of_the_authors_code() {
+        let golden = include_str!("../../tests/golden/shortcuts.json");
+        let golden: Golden = serde_json::from_str(golden).unwrap();
+        assert_eq!(golden.spectrum.len(), 4);
+        for Case {
+            options,
+            computed,
+            outputs,
+        } in golden.spectrum
+        {
+            let mut course = Course::new(Shortcuts::default().skip(options));
+            let mut history = History::default();
+            for (step, output) in outputs.iter().enumerate() {
+                let place = 2.0 * step as f64 / outputs.len() as f64 - 1.0;
+                let work = course.next(outputs.len() - 1 - step);
+                assert_eq!(work == Work::Full, computed.contains(&step), "{options:?}");
+                if work == Work::Full {
+                    history.push(place, output);
+                    continue;
+                }
+                let mut forecast = vec![0.0; output.len()];
+                assert!(history.forecast(&options, place, &mut forecast));
+                for (forecast, expected) in forecast.iter().zip(output) {
+                    // The authors' code solves the system in float32.
+                    let far = (forecast - expected).abs();
+                    assert!(
+                        far <= 1e-5,
+                        "{options:?}, step {step}: {forecast} {expected}"
+                    );
+                }
+            }
+        }
     }
 }

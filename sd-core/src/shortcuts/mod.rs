@@ -2,6 +2,8 @@
 //!
 //! - [`Forecast`]: outputs of the network are extrapolated from earlier ones (Spectrum),
 //!   <https://arxiv.org/abs/2603.01623>.
+//! - [`Stability`]: a step is skipped where the run is stable (SADA),
+//!   <https://arxiv.org/abs/2507.17135>.
 //! - [`Deep`]: the deep layers of a UNet run in every few steps only (DeepCache),
 //!   <https://arxiv.org/abs/2312.00858>.
 //! - [`Shortcuts::guidance`]: the negative prompt is left out once it changes little (adaptive
@@ -13,15 +15,18 @@ mod course;
 mod deep;
 mod forecast;
 mod history;
+mod stability;
 
 use sd_schedulers::{Rungs, Sampler, samplers::Calls};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use deep::Deep;
 pub use forecast::Forecast;
+pub use stability::Stability;
 
 pub(crate) use course::{Course, Work};
 pub(crate) use history::History;
+pub(crate) use stability::Criterion;
 
 use crate::{Inputs, Problem};
 
@@ -68,6 +73,8 @@ pub struct Shortcuts {
 pub enum Skip {
     /// The network's output is extrapolated from its earlier outputs.
     Forecast(Forecast),
+    /// The network's last output is used again while the run is stable.
+    Stability(Stability),
     /// The deep layers of the network run in every few steps only.
     Deep(Deep),
 }
@@ -75,6 +82,12 @@ pub enum Skip {
 impl From<Forecast> for Skip {
     fn from(forecast: Forecast) -> Self {
         Self::Forecast(forecast)
+    }
+}
+
+impl From<Stability> for Skip {
+    fn from(stability: Stability) -> Self {
+        Self::Stability(stability)
     }
 }
 
@@ -129,6 +142,12 @@ impl Shortcuts {
         self
     }
 
+    /// Returns whether pictures must be drawn one by one, because the shortcuts look at all values
+    /// of a batch together.
+    pub(crate) fn one_picture(&self) -> bool {
+        matches!(self.skip, Some(Skip::Stability(_)))
+    }
+
     /// Returns the problems of shortcuts that this run cannot take. `refiner` describes the
     /// refiner, if it takes over in the run.
     pub(crate) fn problems(
@@ -144,6 +163,24 @@ impl Shortcuts {
         match &self.skip {
             None => {}
             Some(Skip::Forecast(forecast)) => problems.extend(forecast.problems()),
+            Some(Skip::Stability(stability)) => {
+                problems.extend(stability.problems());
+                let of_diffusion = |rungs: &Rungs| {
+                    let schedule = rungs.schedule();
+                    let last = schedule.num_train_timesteps() as f32 - 1.0;
+                    schedule.timestep_range() == [0.0, last]
+                };
+                let field = "shortcuts.skip.stability";
+                if !rungs.is_none_or(of_diffusion) {
+                    let expected = "another method, as this model has no betas";
+                    problems.push(Problem::new(field, expected, "given"));
+                }
+                if sampler.needs().unconditional {
+                    let expected = "another method, as this sampler needs the prediction for the \
+                                    negative prompt alone";
+                    problems.push(Problem::new(field, expected, "given"));
+                }
+            }
             Some(Skip::Deep(deep)) => {
                 let branches = models().map(|inputs| inputs.deep_branches).min();
                 problems.extend(deep.problems(branches.unwrap_or_default(), windows));
