@@ -12,6 +12,7 @@ pub struct Run {
     context: Array3<f32>,
     pooled: Option<Array2<f32>>,
     sizes: Option<Array2<f32>>,
+    stop: StopToken,
 }
 
 impl Run {
@@ -26,6 +27,7 @@ impl Run {
             context: Array3::from_shape_fn((1, 77, inputs.context), |(_, i, j)| wave(i * 7 + j)),
             pooled: inputs.pooled.map(|width| Array2::ones((1, width))),
             sizes: inputs.sizes.map(|ids| Array2::ones((1, ids.count()))),
+            stop: StopToken::new(),
         }
     }
 
@@ -33,18 +35,29 @@ impl Run {
     ///
     /// # Errors
     /// Any error of the denoiser.
-    pub fn time(
-        &self,
+    pub fn time<'a>(
+        &'a self,
         denoiser: &dyn Denoiser,
-        controls: &[ControlCall<'_>],
+        controls: &'a [ControlCall<'a>],
     ) -> Result<f64, BoxError> {
-        let stop = StopToken::new();
-        let mut call = Call::new(self.latents.view(), 500.0, self.context.view(), &stop);
+        self.time_of(denoiser, |call| call.controls(controls))
+    }
+
+    /// Returns the time of a call that `change` may change, in seconds.
+    ///
+    /// # Errors
+    /// Any error of the denoiser.
+    pub fn time_of<'a>(
+        &'a self,
+        denoiser: &dyn Denoiser,
+        change: impl FnOnce(Call<'a>) -> Call<'a>,
+    ) -> Result<f64, BoxError> {
+        let mut call = Call::new(self.latents.view(), 500.0, self.context.view(), &self.stop);
         call.pooled = self.pooled.as_ref().map(|pooled| pooled.view());
         call.sizes = self.sizes.as_ref().map(|sizes| sizes.view());
         let mut output = Array4::zeros(self.latents.dim());
         let started = Instant::now();
-        denoiser.predict(&call.controls(controls), output.view_mut())?;
+        denoiser.predict(&change(call), output.view_mut())?;
         Ok(started.elapsed().as_secs_f64())
     }
 }

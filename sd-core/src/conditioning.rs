@@ -82,11 +82,11 @@ impl Contexts {
         Self::new(&[&[EncodedBranch::from(embedding.clone())]])
     }
 
-    /// Switches to the embeddings for this call of the model, counted from 0.
-    pub fn turn(&mut self, call: usize) {
-        for branch in &mut self.branches {
-            branch.turn(call);
-        }
+    /// Switches to the embeddings for this call of the model, counted from 0. Returns whether any
+    /// embedding has changed.
+    pub fn turn(&mut self, call: usize) -> bool {
+        let branches = self.branches.iter_mut();
+        branches.fold(false, |changed, branch| branch.turn(call) | changed)
     }
 
     /// Returns the number of branches, at least one.
@@ -158,7 +158,7 @@ impl Context {
         });
     }
 
-    fn turn(&mut self, call: usize) {
+    fn turn(&mut self, call: usize) -> bool {
         let mut changed = false;
         for (branch, shown) in self.pictures.iter().zip(&mut self.shown) {
             let next = branch.at(call);
@@ -170,6 +170,7 @@ impl Context {
         if changed {
             self.join();
         }
+        changed
     }
 }
 

@@ -26,6 +26,65 @@ pub enum Event<'a> {
     Picture(Box<Picture>),
 }
 
+/// How often the network ran for one or several steps, and how often a
+/// [shortcut](crate::Shortcuts) saved a call.
+///
+/// The prompt, each further branch of it and the negative prompt count as a call each, also if they
+/// share a batch. A picture drawn in [windows](crate::Tiles) counts its windows as one call.
+///
+/// With serde it is an object with a key for each field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[non_exhaustive]
+pub struct NetworkCalls {
+    /// The calls that computed the whole network.
+    pub full: usize,
+    /// The calls that reused [deep features](crate::shortcuts::Deep).
+    pub shallow: usize,
+    /// The outputs that were [forecast](crate::shortcuts::Forecast) without a call.
+    pub forecast: usize,
+    /// The calls for the negative prompt that
+    /// [adaptive guidance](crate::Shortcuts::guidance) left out.
+    pub left_out: usize,
+}
+
+impl NetworkCalls {
+    /// Returns the number of calls without shortcuts.
+    pub fn total(self) -> usize {
+        self.full + self.shallow + self.forecast + self.left_out
+    }
+
+    /// Returns the calls since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            full: self.full - earlier.full,
+            shallow: self.shallow - earlier.shallow,
+            forecast: self.forecast - earlier.forecast,
+            left_out: self.left_out - earlier.left_out,
+        }
+    }
+
+    /// Counts a call.
+    pub(crate) fn count(&mut self, shallow: bool) {
+        match shallow {
+            true => self.shallow += 1,
+            false => self.full += 1,
+        }
+    }
+}
+
+impl std::ops::Add for NetworkCalls {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            full: self.full + other.full,
+            shallow: self.shallow + other.shallow,
+            forecast: self.forecast + other.forecast,
+            left_out: self.left_out + other.left_out,
+        }
+    }
+}
+
 /// The state of a run after a step, in numbers.
 ///
 /// With serde it is an object with a key for each field. Times are in seconds.
@@ -54,6 +113,8 @@ pub struct StepInfo {
     pub sigma: f32,
     /// The noise level at the end of the step.
     pub next: f32,
+    /// The calls of the network in the step, for all pictures of the batch together.
+    pub calls: NetworkCalls,
     /// The time that the step took for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "seconds")]
     pub took: Duration,

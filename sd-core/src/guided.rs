@@ -6,11 +6,13 @@ use ndarray::{ArcArray, Array1, Array2, ArrayView4, ArrayViewMut4, Ix4};
 use sd_schedulers::{Prediction, Rung, Rungs};
 
 use crate::{
-    BoxError, Call, Denoiser, GenerateError, Guidance, Stage, StopToken,
+    BoxError, Call, ControlCall, DeepCall, DeepFeatures, Denoiser, GenerateError, Guidance,
+    NetworkCalls, Stage, StopToken,
     conditioning::Contexts,
     control::EncodedControl,
     guidance::{GuidanceStep, Memory},
     guide,
+    shortcuts::{Course, History, Shortcuts, Skip, Work},
     tiled::Tiled,
 };
 
@@ -27,8 +29,17 @@ pub struct Guided<'a> {
     /// For an instruct-pix2pix model: the negative prompt without the picture beside the latents,
     /// and the scale of guidance by that picture for each picture of the batch.
     blank: Option<(Half, Vec<f32>)>,
+    course: Course,
+    lines: Lines,
+    /// Whether each picture needs the negative prompt no more, because its predictions have become
+    /// similar.
+    similar: Vec<bool>,
     /// The number of calls so far.
     calls: usize,
+    /// The steps before which the network itself changes.
+    changes: Vec<usize>,
+    /// The step of the last call.
+    last_step: Option<usize>,
     /// The guidance of each picture. There is also one memory for each picture.
     guidance: Vec<Guidance>,
     memories: Vec<Memory>,
@@ -57,9 +68,55 @@ pub(crate) struct Half {
     pub negative: bool,
 }
 
+/// What is kept of earlier calls, for each conditioning of the network.
+struct Lines {
+    /// A line for each branch of the prompt.
+    prompt: Vec<Line>,
+    negative: Line,
+    /// The negative prompt without the picture beside the latents.
+    blank: Line,
+    /// The prompt and the negative prompt in one call. Only its deep features are used.
+    both: Line,
+}
+
+/// What is kept of the earlier calls of the network for one conditioning.
+#[derive(Default)]
+struct Line {
+    history: History,
+    features: DeepFeatures,
+    /// Whether there are features that a call can reuse.
+    kept: bool,
+}
+
+impl Lines {
+    fn forget(&mut self) {
+        let others = [&mut self.negative, &mut self.blank, &mut self.both];
+        self.prompt.iter_mut().chain(others).for_each(Line::forget);
+    }
+}
+
+impl Line {
+    fn forget(&mut self) {
+        self.history.clear();
+        self.kept = false;
+    }
+}
+
+/// A call of the sampler.
+#[derive(Clone, Copy)]
+struct Turn {
+    at: Rung,
+    work: Work,
+    /// The position in the run, from -1 at the first call towards 1 at the end.
+    place: f64,
+}
+
 /// The network, and its inputs that are the same for prompt and negative prompt.
 struct Network<'a> {
     denoiser: &'a dyn Denoiser,
+    shortcuts: Shortcuts,
+    /// The calls of the network so far.
+    made: NetworkCalls,
     /// The shape of the latents, `[batch, channels, h, w]`.
     shape: [usize; 4],
     /// The noisy latents in the scaling that the network expects.
@@ -74,34 +131,92 @@ struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// Writes the network's raw output for one branch of a prompt.
+    /// Writes the network's raw output for one branch of a prompt, or a forecast of it.
     fn predict(
-        &self,
+        &mut self,
         half: &Half,
         branch: usize,
-        at: Rung,
+        turn: Turn,
+        line: &mut Line,
         output: &mut [f32],
     ) -> Result<(), BoxError> {
-        let span = tracing::debug_span!("unet", timestep = at.timestep, sigma = at.sigma);
-        let _entered = span.entered();
+        if self.forecast(turn, line, output) {
+            return Ok(());
+        }
         let latents = ArrayView4::from_shape(self.shape, &self.latents)?;
         let context = half.contexts.context(branch);
-        let mut call = Call::new(latents, at.timestep, context, &self.stop);
-        let takes_pooled = self.denoiser.inputs().pooled.is_some();
-        call.pooled = half.contexts.pooled(branch).filter(|_| takes_pooled);
+        let mut call = Call::new(latents, turn.at.timestep, context, &self.stop);
+        call.pooled = half.contexts.pooled(branch).filter(|_| self.takes_pooled());
         call.sizes = half.sizes.as_ref().map(|sizes| sizes.view());
         call.guidance = self.scales.as_ref().map(|scales| scales.view());
         call.beside = half.beside.as_ref().map(|beside| beside.view());
-        let controls = half.controls.iter();
-        let controls = controls.filter_map(|it| it.call(half.negative, at.index, self.run_steps));
-        let controls: Vec<_> = controls.collect();
+        let controls: Vec<_> = self.controls(half, turn.at).collect();
         call.controls = &controls;
-        call.step = at.index;
-        let output = ArrayViewMut4::from_shape(self.shape, output)?;
-        match &self.tiled {
-            None => self.denoiser.predict(&call, output),
-            Some((windows, most)) => windows.predict(self.denoiser, &call, *most, output),
+        let array = ArrayViewMut4::from_shape(self.shape, &mut *output)?;
+        let shallow = self.call(call, turn, line, array)?;
+        self.made.count(shallow);
+        self.keep(turn, line, output);
+        Ok(())
+    }
+
+    /// Writes a forecast of the network's output, and returns true. Returns false if the output
+    /// must be computed.
+    fn forecast(&mut self, turn: Turn, line: &Line, output: &mut [f32]) -> bool {
+        let (Work::Forecast, Some(Skip::Forecast(by))) = (turn.work, &self.shortcuts.skip) else {
+            return false;
+        };
+        let done = line.history.forecast(by, turn.place, output);
+        self.made.forecast += usize::from(done);
+        done
+    }
+
+    /// Keeps an output for later forecasts.
+    fn keep(&self, turn: Turn, line: &mut Line, output: &[f32]) {
+        if let Some(Skip::Forecast(_)) = self.shortcuts.skip {
+            line.history.push(turn.place, output);
         }
+    }
+
+    /// Makes a call whose inputs are complete, except for shortcuts and the step. Returns whether
+    /// only the outer layers were computed.
+    fn call<'c>(
+        &'c self,
+        mut call: Call<'c>,
+        turn: Turn,
+        line: &'c mut Line,
+        output: ArrayViewMut4<'_, f32>,
+    ) -> Result<bool, BoxError> {
+        let at = turn.at;
+        let span = tracing::debug_span!("unet", timestep = at.timestep, sigma = at.sigma);
+        let _entered = span.entered();
+        call.step = at.index;
+        call.merge_tokens = self.shortcuts.merge_tokens;
+        let mut shallow = false;
+        if let Work::Keep(branch) | Work::Reuse(branch) = turn.work {
+            shallow = turn.work == Work::Reuse(branch) && line.kept;
+            call.deep = Some(DeepCall {
+                features: &line.features,
+                reuse: shallow,
+                branch,
+            });
+            line.kept = true;
+        }
+        match &self.tiled {
+            None => self.denoiser.predict(&call, output)?,
+            Some((windows, most)) => windows.predict(self.denoiser, &call, *most, output)?,
+        }
+        Ok(shallow)
+    }
+
+    fn takes_pooled(&self) -> bool {
+        self.denoiser.inputs().pooled.is_some()
+    }
+
+    /// Returns the control networks that act for a prompt.
+    fn controls<'h>(&self, half: &'h Half, at: Rung) -> impl Iterator<Item = ControlCall<'h>> {
+        let (negative, index, steps) = (half.negative, at.index, self.run_steps);
+        let controls = half.controls.iter();
+        controls.filter_map(move |it| it.call(negative, index, steps))
     }
 }
 
@@ -126,6 +241,8 @@ impl<'a> Guided<'a> {
         Self {
             network: Network {
                 denoiser,
+                shortcuts: Shortcuts::NONE,
+                made: NetworkCalls::default(),
                 shape,
                 latents: vec![0.0; length],
                 scales,
@@ -134,8 +251,20 @@ impl<'a> Guided<'a> {
                 stop,
             },
             prediction,
+            lines: Lines {
+                prompt: (0..prompt.contexts.branches())
+                    .map(|_| Line::default())
+                    .collect(),
+                negative: Line::default(),
+                blank: Line::default(),
+                both: Line::default(),
+            },
+            course: Course::new(Shortcuts::NONE),
+            similar: vec![false; guidance.len()],
             prompt,
             calls: 0,
+            changes: Vec::new(),
+            last_step: None,
             memories: vec![Memory::default(); guidance.len()],
             guidance,
             steps: None,
@@ -163,6 +292,20 @@ impl<'a> Guided<'a> {
     pub(crate) fn tiled(mut self, tiled: Option<Tiled>) -> Self {
         self.network.tiled = tiled;
         self
+    }
+
+    /// Sets the shortcuts. `changes` has the steps, counted from 0, before which the network itself
+    /// changes, so that its earlier outputs are of no use.
+    pub(crate) fn shortcuts(mut self, shortcuts: Shortcuts, changes: Vec<usize>) -> Self {
+        self.network.shortcuts = shortcuts;
+        self.course = Course::new(shortcuts);
+        self.changes = changes;
+        self
+    }
+
+    /// Returns the network's calls so far.
+    pub(crate) fn made(&self) -> NetworkCalls {
+        self.network.made
     }
 
     /// Sets where in the whole run these rungs lie, so that a guidance
@@ -194,6 +337,8 @@ impl<'a> Guided<'a> {
     /// schedules depend, and the state of the guidance.
     pub(crate) fn take_over(&mut self, other: &mut Self) {
         self.calls = other.calls;
+        self.network.made = other.network.made;
+        self.similar = std::mem::take(&mut other.similar);
         std::mem::swap(&mut self.memories, &mut other.memories);
     }
 
@@ -252,19 +397,49 @@ impl<'a> Guided<'a> {
         for (input, x) in self.network.latents.iter_mut().zip(x) {
             *input = x * scale;
         }
-        let call = self.calls;
-        self.calls += 1;
-        self.prompt.contexts.turn(call);
-        if let Some(negative) = &mut self.negative {
-            negative.contexts.turn(call);
-        }
-        if let Some((blank, _)) = &mut self.blank {
-            blank.contexts.turn(call);
-        }
-        self.network.predict(&self.prompt, 0, at, denoised)?;
-        self.guide(x, at, denoised, both.is_some())?;
+        let turn = self.turn(at);
+        let line = &mut self.lines.prompt[0];
+        self.network
+            .predict(&self.prompt, 0, turn, line, denoised)?;
+        self.guide(x, turn, denoised, both.is_some())?;
         self.convert(x, at, denoised, both);
         Ok(())
+    }
+
+    /// Begins a call: switches the prompts to their texts for it, and decides what the network
+    /// does.
+    fn turn(&mut self, at: Rung) -> Turn {
+        let call = self.calls;
+        self.calls += 1;
+        let negative = self.negative.iter_mut();
+        let blank = self.blank.iter_mut().map(|(blank, _)| blank);
+        let halves = std::iter::once(&mut self.prompt)
+            .chain(negative)
+            .chain(blank);
+        // All of them turn, even if the first one has changed.
+        let changed = halves.fold(false, |changed, half| half.contexts.turn(call) | changed);
+        let before = self.last_step.replace(at.index);
+        if changed || before.is_some_and(|before| self.network_changes(before, at.index)) {
+            self.course.restart();
+            self.lines.forget();
+        }
+        let steps = self.network.run_steps.max(1);
+        Turn {
+            at,
+            // The plan allows shortcuts only if there is a call for each step.
+            work: self.course.next(steps.saturating_sub(call + 1)),
+            place: 2.0 * call as f64 / steps as f64 - 1.0,
+        }
+    }
+
+    /// Returns whether the network, or the set of controls that act, changes between two steps.
+    fn network_changes(&self, before: usize, now: usize) -> bool {
+        let steps = self.network.run_steps;
+        let acts = |control: &EncodedControl, step| control.call(false, step, steps).is_some();
+        let mut changes = self.changes.iter();
+        let mut controls = self.prompt.controls.iter();
+        changes.any(|&step| before < step && step <= now)
+            || controls.any(|control| acts(control, before) != acts(control, now))
     }
 
     /// Returns the call as the guide of a picture sees it. `both` is true if the sampler also asks
@@ -285,7 +460,21 @@ impl<'a> Guided<'a> {
         let one = self.one();
         let step = self.step(&x[picture * one..(picture + 1) * one], at, both);
         let guide = self.guidance[picture].guide();
-        both || self.prompt.contexts.composes(picture) || guide.needs_unconditional(&step)
+        both || self.prompt.contexts.composes(picture)
+            || (guide.needs_unconditional(&step) && !self.similar[picture])
+    }
+
+    /// Counts the calls for the negative prompt that adaptive guidance leaves out of this call.
+    fn count_left_out(&mut self, x: &[f32], at: Rung) {
+        let one = self.one();
+        let mut pictures = self.guidance.iter().zip(x.chunks_exact(one));
+        if pictures.any(|(guidance, x)| {
+            let step = self.step(x, at, false);
+            guidance.guide().needs_unconditional(&step)
+        }) {
+            let halves = usize::from(self.negative.is_some()) + usize::from(self.blank.is_some());
+            self.network.made.left_out += halves;
+        }
     }
 
     /// Returns the number of values of one picture.
@@ -298,20 +487,22 @@ impl<'a> Guided<'a> {
     fn guide(
         &mut self,
         x: &[f32],
-        at: Rung,
+        turn: Turn,
         denoised: &mut [f32],
         both: bool,
     ) -> Result<(), BoxError> {
-        let one = self.one();
+        let (at, one) = (turn.at, self.one());
         let mut pictures = 0..self.guidance.len();
         let needed = pictures.any(|picture| self.needs_negative(picture, x, at, both));
         let Some(negative) = self.negative.as_ref().filter(|_| needed) else {
+            self.count_left_out(x, at);
             return Ok(());
         };
+        let line = &mut self.lines.negative;
         self.network
-            .predict(negative, 0, at, &mut self.unconditional)?;
+            .predict(negative, 0, turn, line, &mut self.unconditional)?;
         if self.prompt.contexts.any_composes() {
-            self.compose(at, denoised)?;
+            self.compose(turn, denoised)?;
         }
         for (picture, (conditional, x)) in denoised
             .chunks_exact_mut(one)
@@ -319,8 +510,11 @@ impl<'a> Guided<'a> {
             .enumerate()
         {
             let (guide, step) = (self.guidance[picture].guide(), self.step(x, at, both));
-            if guide.needs_unconditional(&step) {
+            if guide.needs_unconditional(&step) && !self.similar[picture] {
                 let unconditional = &self.unconditional[picture * one..(picture + 1) * one];
+                if let Some(similarity) = self.network.shortcuts.guidance {
+                    self.similar[picture] = cosine(conditional, unconditional) >= similarity;
+                }
                 guide.merge(
                     conditional,
                     unconditional,
@@ -330,8 +524,9 @@ impl<'a> Guided<'a> {
             }
         }
         if let Some((blank, scales)) = &self.blank {
+            let line = &mut self.lines.blank;
             self.network
-                .predict(blank, 0, at, &mut self.blank_prediction)?;
+                .predict(blank, 0, turn, line, &mut self.blank_prediction)?;
             let pictures = denoised
                 .chunks_exact_mut(one)
                 .zip(self.unconditional.chunks_exact(one))
@@ -378,13 +573,14 @@ impl<'a> Guided<'a> {
     /// Merges the branches by composable diffusion, <https://arxiv.org/abs/2206.01714>. `denoised`
     /// holds the prediction of the first branch, and is replaced by
     /// `unconditional + sum of weight · (branch − unconditional)`.
-    fn compose(&mut self, at: Rung, denoised: &mut [f32]) -> Result<(), BoxError> {
+    fn compose(&mut self, turn: Turn, denoised: &mut [f32]) -> Result<(), BoxError> {
         let one = self.one();
         let contexts = &self.prompt.contexts;
         for branch in 0..contexts.branches() {
             if branch > 0 {
+                let line = &mut self.lines.prompt[branch];
                 self.network
-                    .predict(&self.prompt, branch, at, &mut self.branch)?;
+                    .predict(&self.prompt, branch, turn, line, &mut self.branch)?;
             }
             for (picture, &weight) in contexts.weights(branch).iter().enumerate() {
                 if !contexts.composes(picture) {
@@ -405,6 +601,15 @@ impl<'a> Guided<'a> {
         }
         Ok(())
     }
+}
+
+/// Returns the cosine similarity of two vectors.
+fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    let product = |a: &[f32], b: &[f32]| -> f64 {
+        let both = a.iter().zip(b);
+        both.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    (product(a, b) / (product(a, a) * product(b, b)).sqrt()) as f32
 }
 
 fn failed(at: Rung, source: BoxError) -> GenerateError {

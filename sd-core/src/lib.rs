@@ -112,6 +112,7 @@ mod prompts;
 mod request;
 mod run;
 mod seamless;
+pub mod shortcuts;
 mod size;
 mod sizes;
 mod start;
@@ -130,7 +131,7 @@ pub use control::{
 };
 pub use defaults::Defaults;
 pub use error::{BuildError, GenerateError, Problem, Problems, Stage, Stopped, Unfinished};
-pub use event::{Event, Progress, StepInfo};
+pub use event::{Event, NetworkCalls, Progress, StepInfo};
 pub use events::{EventStream, Events, Update};
 pub use guidance::{ClassifierFree, Guidance, Guide, guide};
 pub use guided::Guided;
@@ -150,6 +151,7 @@ pub use request::{
 pub use sd_schedulers::{self as schedulers, SchedulerConfig};
 pub use sd_text::{self as text};
 pub use seamless::Seamless;
+pub use shortcuts::Shortcuts;
 pub use size::ImageSize;
 pub use sizes::{SizeIds, Sizes};
 pub use start::{Mask, MaskRule, MaskedContent, Posterior, Resize, Sides, Start, StartFrom};

@@ -8,7 +8,7 @@ use sd_schedulers::noise::Seeds;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Conditioning, Infotext, Seamless, files, infotext,
+    Conditioning, Infotext, NetworkCalls, Seamless, files, infotext,
     lora::Lora,
     model_id::ModelId,
     plan::{Halves, Planned},
@@ -124,6 +124,8 @@ pub struct Timings {
     /// The time of each step, for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
+    /// The calls of the network in all steps, for all pictures of the batch together.
+    pub calls: NetworkCalls,
     /// The time between the two passes, if there is a [second](crate::Hires) one: to enlarge the
     /// picture, to encode the prompts of the second pass and to load its LoRAs. Otherwise zero.
     #[serde(serialize_with = "seconds")]

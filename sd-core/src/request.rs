@@ -9,7 +9,8 @@ use sd_text::{Chunking, Cleanup, Emphasis, PromptEmbedding, Side, Syntax};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Control, Defaults, Guidance, Hires, Problems, Sizes, Start, Tiles, json, prompts::Read,
+    Control, Defaults, Guidance, Hires, Problems, Shortcuts, Sizes, Start, Tiles, json,
+    prompts::Read,
 };
 
 /// The largest prompt in bytes, 64 KiB.
@@ -265,6 +266,12 @@ pub struct Request {
     /// Default: `None`. The denoiser sees the whole picture.
     #[serde(default)]
     pub tiles: Option<Tiles>,
+    /// What the run leaves out to be faster. The pictures of a request change a little with it. With
+    /// a [second pass](Self::hires), they count for both passes, each from its own start.
+    ///
+    /// Default: [`Shortcuts::NONE`].
+    #[serde(default)]
+    pub shortcuts: Shortcuts,
     /// Unit Gaussian noise to start from, `[count, channels, height / factor, width / factor]`. It
     /// replaces the noise of the seed, the variation and [`seed_resize`](Self::seed_resize).
     ///
@@ -328,6 +335,7 @@ impl Request {
             hires: None,
             controls: Vec::new(),
             tiles: None,
+            shortcuts: Shortcuts::NONE,
             initial_noise: None,
         }
     }
@@ -649,6 +657,18 @@ impl Request {
     /// ```
     pub fn tiles(mut self, tiles: Tiles) -> Self {
         self.tiles = Some(tiles);
+        self
+    }
+
+    /// Sets [`shortcuts`](Self::shortcuts).
+    ///
+    /// ```
+    /// use sd_core::{Request, Shortcuts};
+    ///
+    /// let request = Request::new("a fox").steps(50).shortcuts(Shortcuts::FAST);
+    /// ```
+    pub fn shortcuts(mut self, shortcuts: Shortcuts) -> Self {
+        self.shortcuts = shortcuts;
         self
     }
 

@@ -18,7 +18,7 @@ use sd_text::{
 };
 
 use crate::{
-    Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder,
+    Device, Error, ImageEncoder, LoraWeight, Precision, TextEncoder, calibration,
     checkpoint::Predicts,
     config::Config,
     control::{ControlPath, ControlSettings, Controls},
@@ -37,6 +37,7 @@ use crate::{
     },
     parts::{OnnxCodec, OnnxTextModel, TextWeights},
     source::{Elsewhere, Source, TowerParts, VisionFiles},
+    tiles::VaeTiling,
     upscaler::OnnxUpscaler,
 };
 
@@ -104,6 +105,7 @@ pub struct Builder {
     zero_terminal_snr: Option<bool>,
     upscalers: Vec<PathBuf>,
     upscaler_tiling: Tiling,
+    vae_tiling: VaeTiling,
 }
 
 /// Returns a builder with default settings: the CPU in f32, one thread per physical core, and the
@@ -141,6 +143,7 @@ pub fn builder() -> Builder {
         zero_terminal_snr: None,
         upscalers: Vec::new(),
         upscaler_tiling: Tiling::default(),
+        vae_tiling: VaeTiling::default(),
     }
 }
 
@@ -720,6 +723,30 @@ impl Builder {
         self
     }
 
+    /// Sets how the autoencoder decodes and encodes large pictures.
+    ///
+    /// A separately loaded [`codec`](Self::codec) has its own setting.
+    ///
+    /// Default: [`VaeTiling::default`], exact tiles for pictures that need more than 6 GiB untiled.
+    ///
+    /// ```
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/emoji");
+    /// use sd_onnx::{Request, VaeTiling};
+    ///
+    /// let pipeline = sd_onnx::builder().vae_tiling(VaeTiling::Exact).load(folder)?;
+    /// pipeline.generate(&Request::new("a fox").steps(2))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Loading fails for [`VaeTiling::Exact`] and [`VaeTiling::Fast`] with [`Error::Graph`] if the
+    /// autoencoder is an exported ONNX graph, and with [`Error::Config`] if it is a TAESD. Both
+    /// run only untiled.
+    pub fn vae_tiling(mut self, tiling: VaeTiling) -> Self {
+        self.vae_tiling = tiling;
+        self
+    }
+
     /// Sets the file or folder that the UNet is read from, instead of the model's own.
     ///
     /// The path may be a file with only a UNet, a checkpoint, a model folder, or the folder of a
@@ -954,6 +981,7 @@ impl Builder {
         let [height, width] = sample_size.map(side);
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
+        let calibration = calibration_file(&denoiser, &files, &adapters)?;
         let inputs = denoiser.inputs();
         let [scheduler, masked] = corrected;
         // With an inpainting model, every request redraws a part.
@@ -965,6 +993,25 @@ impl Builder {
         let skips = corrections.skip_prk_steps;
         let defaults = defaults::of(&model, inputs, &read.text, &scheduler, skips);
         let prediction = scheduler.prediction;
+        let calibrating = {
+            let (prompts, codec) = (prompts.clone(), codec.clone());
+            let (scheduler, defaults) = (scheduler.clone(), defaults.clone());
+            let (clip_skip, max_pixels) = (self.clip_skip, self.max_pixels);
+            let zero_empty_negative = model.zero_empty_negative();
+            move |denoiser: Arc<dyn Denoiser>| {
+                Pipeline::builder(prompts.clone(), denoiser, codec.clone(), scheduler.clone())
+                    .size(width, height)
+                    .defaults(defaults.clone())
+                    .clip_skip(clip_skip)
+                    .zero_empty_negative(zero_empty_negative)
+                    .max_pixels(max_pixels)
+                    .build()
+                    .map_err(|source| Error::Pipeline {
+                        path: path.to_path_buf(),
+                        source,
+                    })
+            }
+        };
         let denoiser = Arc::new(denoiser);
         let mut denoisers = vec![(denoiser.clone(), length_of(&prompts))];
         let factor = codec.factor();
@@ -1012,8 +1059,9 @@ impl Builder {
                 image_encoder: None,
                 ..self.control_settings()
             };
-            let denoiser = self::denoiser(&refiner, &settings, &adapters, &engine)?;
-            let denoiser = Arc::new(denoiser.denoiser);
+            let engine = engine.without_int8();
+            let refines = self::denoiser(&refiner, &settings, &adapters, &engine)?;
+            let denoiser = Arc::new(refines.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
         }
@@ -1024,6 +1072,11 @@ impl Builder {
         // Last, because it takes longest: any error above is then reported without this wait.
         let size = pipeline.default_size();
         let latents = [size.height(), size.width()].map(|side| side as usize / factor);
+        if let Some(int8) = denoiser.int8()
+            && !int8.read(calibration.as_deref())
+        {
+            int8.calibrate(calibration.as_deref(), calibrating)?;
+        }
         for (denoiser, length) in denoisers {
             denoiser.prepare(latents, length)?;
         }
@@ -1135,6 +1188,11 @@ impl Builder {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
         };
+        let file = calibration_file(&denoiser, &folder.weight_files("unet")?, &adapters)?;
+        if let Some(int8) = denoiser.int8() {
+            // Without a calibration, `prepare` fails with a message that tells what to do.
+            int8.read(file.as_deref());
+        }
         denoiser.prepare(latents, WINDOW)?;
         Ok(Arc::new(denoiser))
     }
@@ -1159,7 +1217,7 @@ impl Builder {
     /// [`Error::Config`].
     pub fn load_codec(&self, path: impl AsRef<Path>) -> Result<Arc<dyn LatentCodec>, Error> {
         let model = self.open(path.as_ref(), &["vae"])?;
-        let codec = codec_of(&model, self.seamless, &self.engine()?)?;
+        let codec = self.codec_of(&model, &self.engine()?)?;
         let [width, height] = self.size.unwrap_or([512; 2]);
         let factor = codec.factor();
         codec.prepare([height, width].map(|side| (side as usize / factor).max(1)))?;
@@ -1352,8 +1410,43 @@ impl Builder {
         if let Some(codec) = &self.codec {
             return Ok((codec.clone(), None));
         }
-        let own = Arc::new(codec_of(model, self.seamless, engine)?);
+        let own = Arc::new(self.codec_of(model, engine)?);
         Ok((own.clone(), Some(own)))
+    }
+
+    fn codec_of(&self, folder: &Source, engine: &Engine) -> Result<OnnxCodec, Error> {
+        let tiling = self.vae_tiling;
+        let must_tile = matches!(tiling, VaeTiling::Exact | VaeTiling::Fast);
+        if let Some(path) = folder.exported_codec()? {
+            check_not_seamless(path, self.seamless)?;
+            if must_tile {
+                let problem = format!(
+                    "an exported graph cannot be cut into tiles (`Builder::vae_tiling` is \
+                     `{tiling}`); expected a checkpoint or a diffusers folder"
+                );
+                return Err(Error::graph(path, problem));
+            }
+            let is_xl = folder.towers().iter().any(|tower| tower.pooled);
+            return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
+        }
+        let config = folder.config("vae")?;
+        if folder.is_bare_vae() {
+            let expected = "a checkpoint or a folder, because a VAE file does not contain the \
+                            scaling factor; pass the file to `Builder::vae` and load a model with \
+                            it";
+            return Err(config.wrong("scaling_factor", expected));
+        }
+        folder.warn_of_scaling(&config)?;
+        let mut vae = VaeConfig::new(&config)?;
+        if must_tile && vae.layers().is_none() {
+            let expected = format!(
+                "another class for `Builder::vae_tiling`, which is `{tiling}`: this class runs \
+                 only untiled, with a fraction of the memory"
+            );
+            return Err(config.wrong("_class_name", expected));
+        }
+        vae.seamless = self.seamless;
+        OnnxCodec::new(vae, folder.weights("vae")?, tiling, engine)
     }
 
     /// Opens the refiner, and checks that it can continue what the model begins.
@@ -1576,6 +1669,7 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    let engine = &engine.for_unet();
     let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
@@ -1585,6 +1679,27 @@ fn denoiser(
         config: Some(config),
         resnets,
     })
+}
+
+/// Returns the file in the cache folder with the calibration of a UNet for int8. Returns `None` in
+/// another precision, or if there is no cache folder.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be hashed.
+fn calibration_file(
+    denoiser: &OnnxDenoiser,
+    files: &[PathBuf],
+    adapters: &Adapters,
+) -> Result<Option<PathBuf>, Error> {
+    let (Some(_), Some(first)) = (denoiser.int8(), files.first()) else {
+        return Ok(None);
+    };
+    let hash = hash::remembered(files, hash::cache().as_deref()).map_err(Error::io(first))?;
+    let adapters = adapters.of_unet()?;
+    Ok(calibration::file(&format!(
+        "{hash} {}",
+        adapters.join(", ")
+    )))
 }
 
 /// Refuses seamless axes for a graph that another tool exported.
@@ -1597,24 +1712,6 @@ fn check_not_seamless(graph: &Path, seamless: Seamless) -> Result<(), Error> {
         "the padding of an exported graph cannot be changed, so it cannot make seamless pictures; \
          expected a checkpoint or a diffusers folder",
     ))
-}
-
-fn codec_of(folder: &Source, seamless: Seamless, engine: &Engine) -> Result<OnnxCodec, Error> {
-    if let Some(path) = folder.exported_codec()? {
-        check_not_seamless(path, seamless)?;
-        let is_xl = folder.towers().iter().any(|tower| tower.pooled);
-        return OnnxCodec::exported(Codec::open(path, is_xl)?, engine);
-    }
-    let config = folder.config("vae")?;
-    if folder.is_bare_vae() {
-        let expected = "a checkpoint or a folder, because a VAE file does not contain the scaling \
-                        factor; pass the file to `Builder::vae` and load a model with it";
-        return Err(config.wrong("scaling_factor", expected));
-    }
-    folder.warn_of_scaling(&config)?;
-    let mut vae = VaeConfig::new(&config)?;
-    vae.seamless = seamless;
-    OnnxCodec::new(vae, folder.weights("vae")?, engine)
 }
 
 impl fmt::Debug for Builder {
@@ -1644,6 +1741,7 @@ impl fmt::Debug for Builder {
             zero_terminal_snr,
             upscalers,
             upscaler_tiling,
+            vae_tiling,
         } = self;
         f.debug_struct("Builder")
             .field("device", device)
@@ -1670,6 +1768,7 @@ impl fmt::Debug for Builder {
             .field("zero_terminal_snr", zero_terminal_snr)
             .field("upscalers", upscalers)
             .field("upscaler_tiling", upscaler_tiling)
+            .field("vae_tiling", vae_tiling)
             .finish()
     }
 }

@@ -1,19 +1,28 @@
 //! The UNet of a pipeline on ONNX Runtime.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
-use ndarray::{Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Ix2, aview1};
-use sd_core::{BoxError, Call, ControlInput, Denoiser, Hint, Inputs, NetworkReport, StopToken};
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView4, ArrayViewMut4, Ix2, aview1};
+use sd_core::{
+    BoxError, Call, ControlInput, DeepCall, Denoiser, Hint, Inputs, NetworkReport, StopToken,
+};
 
 use crate::{
     Error, Precision, RunError,
+    calibration::Int8Unet,
     contiguous::{Contiguous, rows_of},
     control::Controls,
     engine::Engine,
     exported::{Limits, UnetGraph},
     graph::Dialect,
     lora::{Active, Set, Sites, UNET},
-    models::unet::{self, Sinusoids, UnetConfig, guidance_sinusoids, input},
+    models::unet::{
+        self, OUTPUT, Part, Shortcuts, Sinusoids, TokenOrder, UnetConfig, deep_name,
+        guidance_sinusoids, input,
+    },
     network::{Named, Network, NetworkCall},
     weights::Weights,
 };
@@ -26,8 +35,20 @@ pub(crate) struct OnnxDenoiser {
     /// The input sizes that an exported graph accepts.
     limits: Limits,
     network: Arc<Network>,
+    /// `None` for an exported graph.
+    short: Option<Arc<Short>>,
     controls: Arc<Controls>,
     loras: Active,
+    /// The calibration, if the precision is int8.
+    int8: Option<Arc<Int8Unet>>,
+}
+
+/// What a UNet needs for calls with shortcuts.
+struct Short {
+    config: UnetConfig,
+    /// The layers outside of a branch, over the same weights. A network of its own, because both
+    /// take turns in a run. It is loaded when it is first used.
+    outside: Network,
 }
 
 impl OnnxDenoiser {
@@ -49,31 +70,53 @@ impl OnnxDenoiser {
             |outline| unet::graph(&config, outline, Dialect::default()).map(drop),
         )?;
         controls.check_prompts(&config, &weights)?;
-        let sites = Sites::new(&mut weights, live, engine.pads_factors());
-        let mut takes = Takes::of(&config, engine.dialect());
+        let dialect = engine.dialect();
+        let sites = Arc::new(Sites::new(&mut weights, live, engine.pads_factors()));
+        let mut takes = Takes::of(&config, dialect);
         takes.inputs.controls = controls.inputs();
         takes.inputs.batches_guidance = engine.as_cuda;
+        takes.inputs.deep_branches = config.branches();
+        // The number of merged tokens changes the sizes within the graph from call to call.
+        takes.inputs.token_merging =
+            !dialect.fixed_sizes && config.merging_size(config.sample_size).is_some();
         let controls = Arc::new(controls);
-        let engine = match controls.is_empty() {
-            true => engine,
-            // ControlNets run in every step, too.
-            false => &engine.together(),
+        let weights = Arc::new(weights);
+        let int8 = (engine.precision == Precision::Int8).then(|| Int8Unet {
+            config: config.clone(),
+            weights: weights.clone(),
+            engine: engine.clone(),
+            takes: Takes::of(&config, dialect),
+            calibration: OnceLock::new(),
+        });
+        let int8 = int8.map(Arc::new);
+        let calibrated = int8.clone();
+        let source = Arc::new((weights, controls.clone(), config.clone()));
+        let write = move |dialect, shortcuts, merged: Option<&Set>| {
+            let (weights, controls, config) = &*source;
+            let mut merged = merged.map(|set| set.merged(UNET, weights)).transpose()?;
+            if let Some(int8) = &calibrated {
+                merged = Some(int8.calibrated(merged)?);
+            }
+            let weights = merged.as_ref().unwrap_or(weights);
+            let prompts = controls.prompts();
+            let steering = controls.steering(&prompts);
+            unet::shortened(config, weights, steering, shortcuts, dialect)
         };
-        let (of_graph, sample_size) = (controls.clone(), config.sample_size);
-        let write = move |dialect, merged: Option<&Set>| {
-            let merged = merged.map(|set| set.merged(UNET, &weights)).transpose()?;
-            let weights = merged.as_ref().unwrap_or(&weights);
-            let prompts = of_graph.prompts();
-            let steering = of_graph.steering(&prompts);
-            unet::steered(&config, weights, steering, dialect)
-        };
+        // ControlNets and the layers outside of a branch run in the same steps.
+        let engine = &engine.together();
+        let network = |name| Network::changeable(name, engine, true, sites.clone(), write.clone());
         Ok(Self {
             takes,
-            sample_size,
+            sample_size: config.sample_size,
             limits: Limits::default(),
-            network: Network::changeable("UNet", engine, true, sites.into(), write).into(),
+            network: network("UNet").into(),
+            short: Some(Arc::new(Short {
+                outside: network("outer UNet"),
+                config,
+            })),
             controls,
             loras: Active::None,
+            int8,
         })
     }
 
@@ -81,8 +124,13 @@ impl OnnxDenoiser {
     ///
     /// # Errors
     /// Returns [`Error::Graph`] in another precision than f32, because the graph computes the
-    /// sinusoids of the timestep itself.
+    /// sinusoids of the timestep itself, and its layers cannot be written in int8.
     pub fn exported(graph: UnetGraph, engine: &Engine) -> Result<Self, Error> {
+        if engine.precision == Precision::Int8 {
+            let problem = "the layers of an exported UNet cannot be written in int8; use it in f32, \
+                           or load the model that it was exported from";
+            return Err(graph.limits.wrong(problem));
+        }
         if engine.precision != Precision::F32 {
             return Err(graph.limits.wrong(format!(
                 "an exported UNet computes the sines of the timestep itself, which {} makes wrong \
@@ -99,9 +147,16 @@ impl OnnxDenoiser {
             sample_size: graph.sample_size,
             limits: graph.limits,
             network: Network::new("UNet", engine, true, move |_| Ok(graph.model.clone())).into(),
+            short: None,
             controls: Arc::default(),
             loras: Active::None,
+            int8: None,
         })
+    }
+
+    /// Returns the UNet's calibration, if the precision is int8.
+    pub fn int8(&self) -> Option<&Int8Unet> {
+        self.int8.as_deref()
     }
 
     /// Returns the weights whose LoRAs can be inputs.
@@ -153,24 +208,22 @@ impl Denoiser for OnnxDenoiser {
         &self.takes.inputs
     }
 
-    fn predict(&self, call: &Call<'_>, mut output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
-        let dim = output.dim();
+    fn predict(&self, call: &Call<'_>, output: ArrayViewMut4<'_, f32>) -> Result<(), BoxError> {
+        let tokens = self.tokens(call)?;
         let steering = self.controls.values(call)?;
+        let steering = steering.named();
         self.takes
-            .with_inputs(call, &steering.named(), |inputs| -> Result<(), BoxError> {
+            .with_inputs(call, &steering, |inputs| -> Result<(), BoxError> {
                 for (name, input) in inputs {
                     let fits = self.limits.check(name, input.shape());
                     fits.map_err(RunError::from)?;
                 }
-                let of_network = NetworkCall {
-                    inputs,
-                    loras: &self.loras,
-                    step: call.step,
-                };
-                self.network.run(of_network, call.stop, |_, data| {
-                    ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
-                })??;
-                Ok(())
+                match &tokens {
+                    Some(tokens) => tokens.with_inputs(|tokens| {
+                        self.run(call, &[inputs, tokens].concat(), true, output)
+                    }),
+                    None => self.run(call, inputs, false, output),
+                }
             })?
     }
 
@@ -185,8 +238,114 @@ impl Denoiser for OnnxDenoiser {
 
     fn report(&self) -> Vec<NetworkReport> {
         let mut reports = self.network.report();
+        reports.extend(self.short.iter().flat_map(|short| short.outside.report()));
         reports.extend(self.controls.report());
         reports
+    }
+}
+
+impl OnnxDenoiser {
+    /// Runs the graph that a call needs, with these inputs.
+    fn run(
+        &self,
+        call: &Call<'_>,
+        inputs: &[Named<'_>],
+        merges_tokens: bool,
+        mut output: ArrayViewMut4<'_, f32>,
+    ) -> Result<(), BoxError> {
+        let dim = output.dim();
+        let shortcuts = |part| Shortcuts {
+            part,
+            merges_tokens,
+        };
+        let of_whole = self.of_network(call, inputs, shortcuts(Part::Whole));
+        let read = |_: &[i64], data: &[f32]| {
+            ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
+        };
+        let Some(deep) = call.deep else {
+            return Ok(self.network.run(of_whole, call.stop, read)??);
+        };
+        let (short, shape) = self.deep_shape(call, deep)?;
+        let name = deep_name(deep.branch);
+        if !deep.reuse {
+            let names = [OUTPUT, &name];
+            let found = self.network.run_all(of_whole, call.stop, &names)?;
+            let [prediction, features] =
+                <[ArrayD<f32>; 2]>::try_from(found).map_err(|_| "the network has two outputs")?;
+            output.assign(&prediction.into_shape_with_order(dim)?);
+            deep.features.keep(features);
+            return Ok(());
+        }
+        let reused = deep.features.with(|features| -> Result<(), BoxError> {
+            if features.shape() != shape {
+                let found = features.shape();
+                return Err(format!(
+                    "the deep features have shape {found:?}, expected {shape:?} for branch {}",
+                    deep.branch
+                )
+                .into());
+            }
+            let features = Contiguous::new(features.view());
+            let mut inputs = inputs.to_vec();
+            inputs.push((&name, features.input()));
+            let shortcuts = shortcuts(Part::Outside(deep.branch));
+            let outside = self.of_network(call, &inputs, shortcuts);
+            Ok(short.outside.run(outside, call.stop, read)??)
+        });
+        reused.unwrap_or_else(|| Err("the call reuses deep features, but none were kept".into()))
+    }
+
+    fn of_network<'a>(
+        &'a self,
+        call: &Call<'_>,
+        inputs: &'a [Named<'a>],
+        shortcuts: Shortcuts,
+    ) -> NetworkCall<'a> {
+        NetworkCall {
+            inputs,
+            loras: &self.loras,
+            step: call.step,
+            shortcuts,
+        }
+    }
+
+    /// Returns the networks for deep features, and the shape of the features
+    /// `[batch, channels, h, w]`.
+    fn deep_shape(
+        &self,
+        call: &Call<'_>,
+        deep: DeepCall<'_>,
+    ) -> Result<(&Short, [usize; 4]), String> {
+        let (batch, _, height, width) = call.latents.dim();
+        let of_branch = |short: &Short| short.config.deep_shape(deep.branch, [height, width]);
+        let short = self.short.as_deref();
+        let found = short.and_then(|short| Some((short, of_branch(short)?)));
+        let (short, [channels, height, width]) = found.ok_or_else(|| {
+            let DeepCall { branch, .. } = deep;
+            let branches = self.takes.inputs.deep_branches;
+            format!("this UNet has {branches} branches for deep features, found branch {branch}")
+        })?;
+        Ok((short, [batch, channels, height, width]))
+    }
+
+    /// Returns the tokens that a call merges, if any.
+    fn tokens(&self, call: &Call<'_>) -> Result<Option<TokenOrder>, String> {
+        let share = call.merge_tokens;
+        if share == 0.0 {
+            return Ok(None);
+        }
+        if !(0.0..=0.75).contains(&share) {
+            return Err(format!(
+                "the share of merged tokens is {share}, expected 0 to 0.75"
+            ));
+        }
+        let (_, _, height, width) = call.latents.dim();
+        let short = self.short.as_ref();
+        let size = short.and_then(|short| short.config.merging_size([height, width]));
+        match size.filter(|_| self.takes.inputs.token_merging) {
+            Some(size) => TokenOrder::new(size, share),
+            None => Err("this UNet cannot merge tokens".into()),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 #[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Device {
-    /// `cpu`: ONNX Runtime's own kernels, in f32. This is the default.
+    /// `cpu`: ONNX Runtime's own kernels, in f32 or int8. This is the default.
     #[default]
     Cpu,
     /// `openvino`: the CPU through Intel's OpenVINO, in f32 or bf16. Linux and Windows on x86-64.
@@ -63,16 +63,18 @@ impl Device {
 
     /// Returns the precisions that this device supports on this machine.
     ///
-    /// [`OpenVino`](Self::OpenVino) supports bf16 if the processor has AVX-512 or AVX-NE-CONVERT.
+    /// [`Cpu`](Self::Cpu) supports int8 if the processor has AVX-512 VNNI or AVX-VNNI, on Linux and
+    /// macOS. [`OpenVino`](Self::OpenVino) supports bf16 if it has AVX-512 or AVX-NE-CONVERT.
     /// The lists for the GPU and the NPU are taken from OpenVINO's documentation.
     ///
     /// ```
     /// use sd_onnx::{Device, Precision};
     ///
-    /// assert_eq!(Device::Cpu.precisions(), [Precision::F32]);
+    /// assert!(Device::Cpu.precisions().contains(&Precision::F32));
     /// ```
     pub fn precisions(self) -> &'static [Precision] {
         match self {
+            Self::Cpu if processor::has_int8() => &[Precision::F32, Precision::Int8],
             Self::Cpu => &[Precision::F32],
             Self::OpenVino if processor::has_bf16() => &[Precision::F32, Precision::Bf16],
             Self::OpenVino => &[Precision::F32],
@@ -195,15 +197,18 @@ mod tests {
 
     #[test]
     fn each_device_has_its_precisions() {
-        use Precision::{Bf16, F16, F32};
+        use Precision::{Bf16, F16, F32, Int8};
         let of = |device: Device| {
-            [F32, Bf16, F16].map(|precision| device.check_precision(precision).is_ok())
+            [F32, Bf16, F16, Int8].map(|precision| device.check_precision(precision).is_ok())
         };
-        assert_eq!(of(Device::Cpu), [true, false, false]);
-        assert_eq!(of(Device::OpenVino), [true, processor::has_bf16(), false]);
-        assert_eq!(of(Device::OpenVinoGpu), [true, false, true]);
-        assert_eq!(of(Device::OpenVinoNpu), [false, false, true]);
-        assert_eq!(of(Device::Cuda), [true, false, true]);
+        assert_eq!(of(Device::Cpu), [true, false, false, processor::has_int8()]);
+        assert_eq!(
+            of(Device::OpenVino),
+            [true, processor::has_bf16(), false, false]
+        );
+        assert_eq!(of(Device::OpenVinoGpu), [true, false, true, false]);
+        assert_eq!(of(Device::OpenVinoNpu), [false, false, true, false]);
+        assert_eq!(of(Device::Cuda), [true, false, true, false]);
         let said =
             |device: Device, precision| device.check_precision(precision).unwrap_err().to_string();
         assert_eq!(

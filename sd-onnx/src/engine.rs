@@ -31,15 +31,17 @@ pub(crate) struct Engine {
     pub kept_sizes: usize,
     /// The sessions of all networks, if only one network may be loaded at a time.
     exclusive: Option<Arc<Mutex<Vec<Loaded>>>>,
-    /// Whether new networks stay loaded together with others of which this is true.
+    /// The UNet whose networks are made.
+    unet: Arc<()>,
+    /// Whether new networks stay loaded together with others of the same UNet.
     together: bool,
 }
 
-/// The sessions of a network, and whether it stays loaded together with others.
+/// The sessions of a network, and the UNet with which it stays loaded.
 #[derive(Debug)]
 struct Loaded {
     sessions: Weak<Sessions>,
-    together: bool,
+    unet: Option<Arc<()>>,
 }
 
 /// The settings of a new [`Engine`].
@@ -88,6 +90,7 @@ impl Engine {
             threads: settings.threads,
             kept_sizes: settings.kept_sizes.max(1),
             exclusive: settings.low_memory.then(Arc::default),
+            unet: Arc::default(),
             together: false,
         };
         #[cfg(test)]
@@ -111,13 +114,31 @@ impl Engine {
         self.exclusive.is_some()
     }
 
-    /// Returns the same engine for networks that run in the same steps. If only one network may be
-    /// loaded at a time, these networks count as one.
+    /// Returns the same engine for another UNet and the networks that run beside it.
+    pub fn for_unet(&self) -> Self {
+        Self {
+            unet: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same engine for networks that run in the same steps of a UNet. If only one
+    /// network may be loaded at a time, these networks count as one.
     pub fn together(&self) -> Self {
         Self {
             together: true,
             ..self.clone()
         }
+    }
+
+    /// Returns the same engine in f32 for networks that are not calibrated, if the precision is
+    /// int8.
+    pub fn without_int8(&self) -> Self {
+        let mut engine = self.clone();
+        if self.precision == Precision::Int8 {
+            engine.precision = Precision::F32;
+        }
+        engine
     }
 
     /// Registers the sessions of a network, so that [`make_room`](Self::make_room) can unload them.
@@ -128,7 +149,7 @@ impl Engine {
             all.retain(|network| network.sessions.strong_count() > 0);
             all.push(Loaded {
                 sessions: Arc::downgrade(sessions),
-                together: self.together,
+                unet: self.together.then(|| self.unet.clone()),
             });
         }
     }
@@ -140,10 +161,11 @@ impl Engine {
             return;
         };
         let all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        for other in all
-            .iter()
-            .filter(|other| !(self.together && other.together))
-        {
+        let stays = |other: &Loaded| {
+            let unet = other.unet.as_ref();
+            self.together && unet.is_some_and(|unet| Arc::ptr_eq(unet, &self.unet))
+        };
+        for other in all.iter().filter(|other| !stays(other)) {
             if let Some(other) = other.sessions.upgrade()
                 && !Arc::ptr_eq(&other, sessions)
             {

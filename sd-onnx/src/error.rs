@@ -213,6 +213,15 @@ pub enum Error {
         /// The parts or the setting, and the reason.
         source: sd_core::BuildError,
     },
+    /// A picture of the calibration for [`Precision::Int8`](crate::Precision::Int8) cannot be
+    /// drawn.
+    #[error("{}: the UNet cannot be calibrated for int8", shown(path))]
+    Calibration {
+        /// The file of the UNet.
+        path: PathBuf,
+        /// Why the picture cannot be drawn.
+        source: Box<sd_core::GenerateError>,
+    },
 }
 
 /// An error of [converting](crate::Builder::convert) a model.

@@ -97,6 +97,7 @@ extern crate self as sd_onnx;
 
 mod binding;
 mod builder;
+mod calibration;
 mod checkpoint;
 mod config;
 mod contiguous;
@@ -128,6 +129,7 @@ mod runtime;
 mod session;
 mod source;
 mod text_encoder;
+mod tiles;
 mod upscaler;
 mod weights;
 
@@ -142,19 +144,20 @@ pub use precision::{ParsePrecisionError, Precision};
 pub use runtime::RuntimeError;
 pub use sd_core::{
     BuildError, Call, ClassifierFree, Conditioning, Control, ControlCall, ControlInput,
-    ControlInputs, ControlKind, ControlLayers, ControlMode, ControlPicture, Defaults, Denoiser,
-    Event, EventStream, Events, GenerateError, Generation, Guidance, Guide, Guided, Hint, Hires,
-    HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec, LatentDistribution,
-    LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks, LoraWeight, MAX_BRANCHES,
-    MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES, MAX_WINDOWS, Mask, MaskRule,
-    MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler, Pipeline, PipelineBuilder,
-    Posterior, Preprocessor, Problem, Problems, Progress, Prompt, PromptOptions, RefinerShare,
-    RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig, Seamless, Sides, SizeIds, Sizes,
-    Stage, Start, StartFrom, StepInfo, StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished,
-    Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
-    text, upscale,
+    ControlInputs, ControlKind, ControlLayers, ControlMode, ControlPicture, DeepCall, DeepFeatures,
+    Defaults, Denoiser, Event, EventStream, Events, GenerateError, Generation, Guidance, Guide,
+    Guided, Hint, Hires, HiresSize, ImageSize, Infotext, InfotextError, Inputs, LatentCodec,
+    LatentDistribution, LatentRgb, LoraBlocks, LoraCall, LoraInfo, LoraLibrary, LoraNetworks,
+    LoraWeight, MAX_BRANCHES, MAX_CONTROLS, MAX_COUNT, MAX_PIXELS, MAX_PROMPT_BYTES, MAX_TILES,
+    MAX_WINDOWS, Mask, MaskRule, MaskedContent, NetworkReport, OnStop, Picture, PictureUpscaler,
+    Pipeline, PipelineBuilder, Posterior, Preprocessor, Problem, Problems, Progress, Prompt,
+    PromptOptions, RefinerShare, RefinerSwitch, Reproduction, Request, Resize, SchedulerConfig,
+    Seamless, Sides, SizeIds, Sizes, Stage, Start, StartFrom, StepInfo, StopToken, Stopped,
+    TileWeights, Tiles, Timings, Unfinished, Update, Upscaler, files, guidance, guide, image,
+    infotext, ndarray, pixels, schedulers, slerp, text, upscale,
 };
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
+pub use tiles::{ParseVaeTilingError, VaeTiling};
 
 // Compiles the example in the README with the other documentation tests.
 #[cfg(doctest)]

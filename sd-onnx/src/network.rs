@@ -14,11 +14,13 @@ use crate::{
     engine::Engine,
     graph::{Dialect, Model},
     lora::{Active, Set, Sites},
+    models::unet::Shortcuts,
     session::{Input, Session},
 };
 
-/// A function that writes the graph of a network, with LoRAs merged into its weights or without.
-type Write = Box<dyn Fn(Dialect, Option<&Set>) -> Result<Model, Error> + Send + Sync>;
+/// A function that writes the graph of a network, with shortcuts or without, and with LoRAs merged
+/// into its weights or without.
+type Write = Box<dyn Fn(Dialect, Shortcuts, Option<&Set>) -> Result<Model, Error> + Send + Sync>;
 
 /// The name of an input, and its shape and values.
 pub(crate) type Named<'a> = (&'a str, Input<'a>);
@@ -51,24 +53,28 @@ struct Key {
     live: bool,
     /// The LoRAs that are merged into the weights.
     merged: Option<Arc<Set>>,
+    shortcuts: Shortcuts,
 }
 
 /// A call of a network: its inputs, and the LoRAs that it runs with.
 #[derive(Clone, Copy)]
 pub(crate) struct NetworkCall<'a> {
+    /// The values of the inputs. A graph with shortcuts may take only some of them.
     pub inputs: &'a [Named<'a>],
     pub loras: &'a Active,
     /// The step of the run, which the weights of LoRAs may depend on.
     pub step: usize,
+    pub shortcuts: Shortcuts,
 }
 
 impl<'a> NetworkCall<'a> {
-    /// Creates a call without LoRAs.
+    /// Creates a call without LoRAs and shortcuts.
     pub fn new(inputs: &'a [Named<'a>]) -> Self {
         Self {
             inputs,
             loras: &Active::None,
             step: 0,
+            shortcuts: Shortcuts::default(),
         }
     }
 }
@@ -85,19 +91,19 @@ impl Network {
         write: impl Fn(Dialect) -> Result<Model, Error> + Send + Sync + 'static,
     ) -> Self {
         let sites = Arc::default();
-        Self::changeable(name, engine, fixed_sizes, sites, move |dialect, _| {
+        Self::changeable(name, engine, fixed_sizes, sites, move |dialect, _, _| {
             write(dialect)
         })
     }
 
-    /// Like [`new`](Self::new), for a network that LoRAs can change: by inputs at the `sites`, or
-    /// merged into the weights.
+    /// Like [`new`](Self::new), for a network with shortcuts that LoRAs can change: by inputs at the
+    /// `sites`, or merged into the weights.
     pub fn changeable(
         name: &'static str,
         engine: &Engine,
         fixed_sizes: bool,
         sites: Arc<Sites>,
-        write: impl Fn(Dialect, Option<&Set>) -> Result<Model, Error> + Send + Sync + 'static,
+        write: impl Fn(Dialect, Shortcuts, Option<&Set>) -> Result<Model, Error> + Send + Sync + 'static,
     ) -> Self {
         let sessions = Arc::default();
         engine.register(&sessions);
@@ -151,6 +157,11 @@ impl Network {
         })?
     }
 
+    /// Unloads the network. A running call keeps its session until it ends.
+    pub fn unload(&self) {
+        self.sessions.unload();
+    }
+
     /// Returns a report for each loaded session: which provider runs its nodes.
     pub fn report(&self) -> Vec<NetworkReport> {
         let sessions = self.sessions.lock();
@@ -176,40 +187,37 @@ impl Network {
             Active::Merged(set) => Some(set),
             Active::Live(_) | Active::None => None,
         };
-        let session = self.session(&inputs, factors.is_some(), merged)?;
+        let key = Key {
+            sizes: match self.fixed_sizes {
+                true => {
+                    let shapes = inputs.iter().flat_map(|(_, input)| input.shape());
+                    shapes.copied().collect()
+                }
+                false => Vec::new(),
+            },
+            live: factors.is_some(),
+            merged: merged.cloned(),
+            shortcuts: call.shortcuts,
+        };
+        let session = self.session(key, &inputs)?;
+        if call.shortcuts != Shortcuts::default() {
+            inputs.retain(|(name, _)| session.takes(name));
+        }
         Ok(use_it(&session, &inputs))
     }
 
-    /// Returns the session for the sizes of `inputs`, and creates it if it does not exist. `live`
-    /// is whether the factors of LoRAs are among the inputs, and `merged` are the LoRAs in the
-    /// weights. Meanwhile, other callers that need a session of this network wait.
-    fn session(
-        &self,
-        inputs: &[Named<'_>],
-        live: bool,
-        merged: Option<&Arc<Set>>,
-    ) -> Result<Arc<Session>, Error> {
+    /// Returns the session for a key, and creates it if it does not exist. `inputs` have the sizes
+    /// of the key. Meanwhile, other callers that need a session of this network wait.
+    fn session(&self, key: Key, inputs: &[Named<'_>]) -> Result<Arc<Session>, Error> {
         self.engine.make_room(&self.sessions);
         let mut sessions = self.sessions.lock();
-        let mut key = Key {
-            sizes: Vec::new(),
-            live,
-            merged: merged.cloned(),
-        };
-        if self.fixed_sizes {
-            key.sizes = inputs
-                .iter()
-                .flat_map(|(_, it)| it.shape())
-                .copied()
-                .collect();
-        }
         if let Some(place) = sessions.iter().position(|(known, _)| *known == key) {
             sessions[..=place].rotate_right(1);
             return Ok(sessions[0].1.clone());
         }
         // Old sessions are dropped first, because the new one needs their memory.
         sessions.truncate(self.engine.kept_sizes - 1);
-        let mut model = self.model(live, merged)?;
+        let mut model = self.model(&key)?;
         if self.fixed_sizes {
             model = model.fixed(self.name, inputs)?;
         }
@@ -228,13 +236,13 @@ impl Network {
     /// If a graph with blocked convolutions cannot be written, for example because the disk has no
     /// room for the reordered filters, this writes one with plain convolutions. ONNX Runtime then
     /// reorders the filters in memory.
-    fn model(&self, live: bool, merged: Option<&Arc<Set>>) -> Result<Model, Error> {
+    fn model(&self, key: &Key) -> Result<Model, Error> {
         let dialect = Dialect {
-            live,
+            live: key.live,
             ..self.engine.dialect()
         };
-        let merged = merged.map(Arc::as_ref);
-        (self.write)(dialect, merged).or_else(|error| {
+        let merged = key.merged.as_deref();
+        (self.write)(dialect, key.shortcuts, merged).or_else(|error| {
             if dialect.channel_block.is_none() {
                 return Err(error);
             }
@@ -242,7 +250,7 @@ impl Network {
                 channel_block: None,
                 ..dialect
             };
-            let model = (self.write)(plain, merged)?;
+            let model = (self.write)(plain, key.shortcuts, merged)?;
             tracing::warn!(
                 "the {} needs more memory and time to load, because its filters could not be \
                  reordered into a file: {}",
@@ -260,7 +268,10 @@ impl PartialEq for Key {
             (Some(set), Some(other)) => set.is_same(other),
             (set, other) => set.is_none() && other.is_none(),
         };
-        self.sizes == other.sizes && self.live == other.live && same_set
+        self.sizes == other.sizes
+            && self.live == other.live
+            && self.shortcuts == other.shortcuts
+            && same_set
     }
 }
 

@@ -18,10 +18,11 @@ use crate::{
     lora::{Active, Set, Sites},
     models::{
         clip_text::{self, ClipTextConfig, ENDS, IDS, PROJECTION},
-        vae::{self, VaeConfig},
+        vae::{self, Layers, VaeConfig},
     },
     network::{Network, NetworkCall},
     session::Input,
+    tiles::{BAND_VALUES, Tiled, VaeTiling, untiled_bytes},
     weights::Weights,
 };
 
@@ -70,7 +71,7 @@ impl OnnxTextModel {
         let sites = Sites::new(&mut weights, &live, engine.pads_factors());
         let (of_graph, more) = (config.clone(), more.to_owned());
         // One session takes texts of any length, because the network is small.
-        let write = move |dialect, merged: Option<&Set>| {
+        let write = move |dialect, _, merged: Option<&Set>| {
             let merged = merged.map(|set| set.merged(name, &weights)).transpose()?;
             let weights = merged.as_ref().unwrap_or(&weights);
             clip_text::graph(&of_graph, weights, more.view(), dialect)
@@ -140,9 +141,8 @@ impl OnnxTextModel {
             (ENDS, Input::I64(&[ends.len(), 1], ends)),
         ];
         let call = NetworkCall {
-            inputs: &inputs,
             loras: &self.loras,
-            step: 0,
+            ..NetworkCall::new(&inputs)
         };
         Ok(self.network.run_for(call, outputs)?)
     }
@@ -194,6 +194,9 @@ pub(crate) struct OnnxCodec {
     networks: Networks,
     engine: Engine,
     encoder: OnceLock<Half>,
+    tiling: VaeTiling,
+    /// The layers that tiles run. `None` for a network that only runs untiled.
+    layers: Option<Layers>,
 }
 
 /// The source of an autoencoder's networks.
@@ -219,11 +222,17 @@ impl Half {
 }
 
 impl OnnxCodec {
-    /// Creates an autoencoder that is loaded later.
+    /// Creates an autoencoder that is loaded later. `tiling` has an effect only if the network has
+    /// [layers](VaeConfig::layers).
     ///
     /// # Errors
     /// Returns an error if the file has tensors that no graph uses, or if the decoder lacks some.
-    pub fn new(config: VaeConfig, weights: Weights, engine: &Engine) -> Result<Self, Error> {
+    pub fn new(
+        config: VaeConfig,
+        weights: Weights,
+        tiling: VaeTiling,
+        engine: &Engine,
+    ) -> Result<Self, Error> {
         check_codec(&config, &weights)?;
         let weights = Arc::new(weights);
         let (of_graph, of_weights) = (config.clone(), weights.clone());
@@ -235,10 +244,12 @@ impl OnnxCodec {
                 }),
                 limits: Limits::default(),
             },
+            layers: config.layers(),
             config,
             networks: Networks::Weights(weights),
             engine: engine.clone(),
             encoder: OnceLock::new(),
+            tiling,
         })
     }
 
@@ -250,17 +261,77 @@ impl OnnxCodec {
             networks: Networks::Exported(codec.into()),
             engine: engine.clone(),
             encoder: OnceLock::new(),
+            tiling: VaeTiling::Never,
+            layers: None,
         })
     }
 
     /// Loads the decoder for latents of this height and width, so that the first picture does not
-    /// have to.
+    /// have to. Does nothing if such latents are decoded in tiles.
     pub fn prepare(&self, [height, width]: [usize; 2]) -> Result<(), Error> {
+        if self
+            .tiles_of(|it| &it.decoder, [1, height, width])
+            .is_some()
+        {
+            return Ok(());
+        }
         let latents = Array4::zeros((1, self.config.latent_channels, height, width));
         let latents = Contiguous::new(latents.view());
         self.decoder
             .network
             .prepare(&[("latents", latents.input())])
+    }
+
+    /// Returns the layers that run in tiles, and whether the tiles are fast ones, for an input of
+    /// this batch, height and width. Returns `None` for an untiled call.
+    fn tiles_of(
+        &self,
+        half: impl Fn(&Layers) -> &Vec<vae::Layer>,
+        [batch, height, width]: [usize; 3],
+    ) -> Option<(&[vae::Layer], bool)> {
+        let layers = half(self.layers.as_ref()?);
+        let fast = match self.tiling {
+            VaeTiling::Never => None,
+            VaeTiling::Exact => Some(false),
+            VaeTiling::Fast => Some(true),
+            VaeTiling::Auto { most_bytes } => {
+                let bytes = untiled_bytes(layers, batch, [height, width]);
+                (bytes > most_bytes).then_some(false)
+            }
+        };
+        fast.map(|fast| (layers.as_slice(), fast))
+    }
+
+    /// Runs half of the network in tiles. Returns `None` for an untiled call.
+    fn run_tiled(
+        &self,
+        name: &'static str,
+        half: impl Fn(&Layers) -> &Vec<vae::Layer>,
+        x: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Option<Result<Array4<f32>, RunError>> {
+        let (batch, _, height, width) = x.dim();
+        let (layers, fast) = self.tiles_of(half, [batch, height, width])?;
+        let Networks::Weights(weights) = &self.networks else {
+            return None;
+        };
+        // The untiled networks keep the memory of their largest call.
+        self.decoder.network.unload();
+        if let Some(encoder) = self.encoder.get() {
+            encoder.network.unload();
+        }
+        let tiled = Tiled {
+            name,
+            layers,
+            norm: self.layers.as_ref()?.norm,
+            weights,
+            engine: &self.engine,
+            seamless: self.config.seamless,
+            fast,
+            band_values: BAND_VALUES,
+            stop,
+        };
+        Some(tiled.run(x))
     }
 
     fn encoder(&self) -> Result<&Half, Error> {
@@ -322,6 +393,10 @@ impl LatentCodec for OnnxCodec {
         for (mut channel, (scale, shift)) in latents.axis_iter_mut(Axis(1)).zip(channels) {
             channel.mapv_inplace(|value| value / scale + shift);
         }
+        let tiled = self.run_tiled("VAE decoder", |it| &it.decoder, latents.view(), stop);
+        if let Some(image) = tiled {
+            return Ok(image?);
+        }
         run_image(&self.decoder, "latents", latents.view(), stop)
     }
 
@@ -330,8 +405,13 @@ impl LatentCodec for OnnxCodec {
         image: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError> {
-        let encoder = self.encoder().map_err(RunError::from)?;
-        let moments = run_image(encoder, "image", image, stop)?;
+        let moments = match self.run_tiled("VAE encoder", |it| &it.encoder, image, stop) {
+            Some(moments) => moments?,
+            None => {
+                let encoder = self.encoder().map_err(RunError::from)?;
+                run_image(encoder, "image", image, stop)?
+            }
+        };
         let channels = self.config.latent_channels as isize;
         let (expected, found) = match self.config.is_variational() {
             true => (2 * channels, moments.dim().1),

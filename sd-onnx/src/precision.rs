@@ -32,11 +32,22 @@ pub enum Precision {
     Bf16,
     /// `f16`: 16-bit floats with 11 bits of precision and values up to 65,504. For GPUs and NPUs.
     F16,
+    /// `int8`: 8-bit integers in most layers of the UNet, and f32 in everything else: attention,
+    /// norms, the text encoders, the autoencoder, control networks and a refiner. For processors
+    /// with AVX-512 VNNI, AVX-VNNI or AMX.
+    ///
+    /// The first time that a model is loaded in int8, it is *calibrated*: a few pictures are drawn
+    /// in f32, which show the ranges of the values and the error of each layer. This takes as long
+    /// as two pictures of 20 steps. The calibration is kept in `sd-onnx/calibration` in the user's
+    /// own cache folder. [`Builder::load_denoiser`](crate::Builder::load_denoiser) needs a
+    /// calibration that [`Builder::load`](crate::Builder::load) has made. Exported UNets are
+    /// refused. The handbook's page about [devices](crate::handbook::devices) has the figures.
+    Int8,
 }
 
 impl Precision {
     /// All precisions, in the order in which messages list them.
-    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+    const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::F16, Self::Int8];
 }
 
 impl fmt::Display for Precision {
@@ -45,6 +56,7 @@ impl fmt::Display for Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -83,7 +95,7 @@ mod tests {
         }
         assert_eq!(
             "fp16".parse::<Precision>().unwrap_err().to_string(),
-            "\"fp16\" is not a precision, expected f32, bf16 or f16"
+            "\"fp16\" is not a precision, expected f32, bf16, f16 or int8"
         );
     }
 }

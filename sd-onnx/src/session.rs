@@ -40,6 +40,8 @@ const GIVE_BACK: &str = "memory.enable_memory_arena_shrinkage";
 pub(crate) struct Session {
     /// The network's name in errors.
     name: &'static str,
+    /// The names of the graph's inputs.
+    inputs: HashSet<String>,
     report: NetworkReport,
     /// Shared with the callbacks of stop tokens, which wake the calls that wait for the session.
     slot: Arc<Slot>,
@@ -98,6 +100,8 @@ impl Session {
         let (mut builder, placement) =
             on_device(builder, model.exported, engine).map_err(failed)?;
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
+        let inputs = session.inputs().iter();
+        let inputs = inputs.map(|input| input.name().to_owned()).collect();
         let binding = engine.as_cuda.then(|| Binding::new(&session));
         let loaded = Loaded {
             binding: binding.transpose().map_err(failed)?,
@@ -105,6 +109,7 @@ impl Session {
         };
         Ok(Self {
             name,
+            inputs,
             report: NetworkReport::new(name, placement.providers(model.nodes)),
             slot: Arc::new(Slot {
                 session: Mutex::new(Some(loaded)),
@@ -126,6 +131,11 @@ impl Session {
         let slot = self.slot.lock();
         let binding = slot.as_ref().and_then(|loaded| loaded.binding.as_ref());
         binding.map(|binding| binding.copies)
+    }
+
+    /// Returns whether the graph has an input of this name.
+    pub fn takes(&self, name: &str) -> bool {
+        self.inputs.contains(name)
     }
 
     /// Returns the number of nodes that each provider runs.

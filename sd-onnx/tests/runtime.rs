@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/library.rs"]
+mod library;
 
 use std::{
     io::Write,
@@ -14,6 +16,7 @@ use std::{
 };
 
 use common::Model;
+use library::real_library;
 use sd_onnx::Device;
 use sd_text::outside::chain;
 
@@ -124,32 +127,6 @@ fn pretender(folder: &Path, version: &str) -> PathBuf {
         pub extern "C" fn OrtGetApiBase() -> *const ApiBase { &BASE }
     "#;
     library(folder, "pretender", &source.replace("VERSION", version))
-}
-
-/// Returns the path of the library that the other tests use.
-fn real_library() -> PathBuf {
-    let model = tempfile::tempdir().unwrap();
-    Model::of_shape("four-last").write(model.path());
-    common::load(model.path());
-    match std::env::var_os("ORT_DYLIB_PATH") {
-        Some(path) if !path.is_empty() => path.into(),
-        _ => {
-            let cache = dirs::cache_dir().unwrap().join("sd-onnx");
-            let entries = std::fs::read_dir(cache)
-                .unwrap()
-                .map(|entry| entry.unwrap().path());
-            let folder = entries
-                .into_iter()
-                .find(|path| path.is_dir() && path.to_string_lossy().contains("onnxruntime-1"))
-                .unwrap();
-            std::fs::read_dir(folder)
-                .unwrap()
-                .next()
-                .unwrap()
-                .unwrap()
-                .path()
-        }
-    }
 }
 
 #[test]

@@ -117,6 +117,11 @@ keys! {
             "the shape of the initial noise that was supplied, a difference.";
         SD_TILES = "SD tiles":
             "the windows in which a large picture was drawn, [`Request::tiles`], as JSON.";
+        SD_SHORTCUTS = "SD shortcuts":
+            "what the run left out to be faster, [`Request::shortcuts`], as JSON.";
+        SD_NETWORK_CALLS = "SD network calls":
+            "with shortcuts, how many calls of the network were computed, of how many without \
+             shortcuts, such as `24 of 40`. It is not read.";
         DENOISING_STRENGTH = "Denoising strength":
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":

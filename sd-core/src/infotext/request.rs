@@ -96,6 +96,9 @@ pub(crate) fn reproduction(
         request = request.image_guidance(scale);
     }
     reading.sizes(&mut request);
+    if infotext.get(keys::SD_SHORTCUTS).is_some() {
+        request.shortcuts = reading.value(keys::SD_SHORTCUTS, named).unwrap_or_default();
+    }
     if infotext.get(keys::SD_TILES).is_some() {
         request.tiles = reading.value(keys::SD_TILES, named);
     }

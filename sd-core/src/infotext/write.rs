@@ -13,8 +13,8 @@ use super::{
     webui::{name_of, noise_called, rng_of},
 };
 use crate::{
-    Guidance, MaskedContent, Picture, Prompt, PromptOptions, RefinerShare, Request, Sizes, lora,
-    plan::Planned,
+    Guidance, MaskedContent, Picture, Prompt, PromptOptions, RefinerShare, Request, Shortcuts,
+    Sizes, lora, plan::Planned,
 };
 
 /// Returns the infotext of a picture.
@@ -39,6 +39,7 @@ pub(crate) fn of(picture: &Picture) -> Infotext {
     writing.own_noise();
     writing.sizes();
     writing.tiles();
+    writing.shortcuts();
     writing.start();
     for (key, value) in controls::entries(&planned.request.controls) {
         writing.add(&key, value);
@@ -217,6 +218,22 @@ impl Writing<'_> {
     fn tiles(&mut self) {
         if let Some(tiles) = self.request.tiles {
             self.add(keys::SD_TILES, written(tiles));
+        }
+    }
+
+    fn shortcuts(&mut self) {
+        if self.request.shortcuts != Shortcuts::NONE {
+            // A `Value` would have the digits of an `f64`.
+            let shortcuts = serde_json::to_string(&self.request.shortcuts);
+            let shortcuts = shortcuts.expect("the plan has checked that the numbers are finite");
+            self.add(keys::SD_SHORTCUTS, shortcuts);
+            let calls = self.picture.timings.calls;
+            let made = calls.full + calls.shallow;
+            let mut text = format!("{made} of {}", calls.total());
+            if calls.shallow > 0 {
+                text += &format!(", {} of them shallow", calls.shallow);
+            }
+            self.add(keys::SD_NETWORK_CALLS, text);
         }
     }
 

@@ -155,6 +155,15 @@ impl Planned {
         self.sampler.needs().one_picture || second.is_some_and(|it| it.planned.stays_alone())
     }
 
+    /// Returns the steps before which a LoRA's weight changes.
+    pub fn lora_changes(&self) -> Vec<usize> {
+        let changes = |step: &usize| {
+            let mut loras = self.loras.iter();
+            loras.any(|lora| lora.unet_at(step - 1) != lora.unet_at(*step))
+        };
+        (1..self.rungs.steps()).filter(changes).collect()
+    }
+
     /// Returns whether the control networks read the same for both requests.
     fn controls_fit(&self, other: &Self) -> bool {
         let controls = &self.request.controls;
@@ -195,6 +204,7 @@ impl Planned {
             && self.loras == other.loras
             && self.controls_fit(other)
             && self.windows == other.windows
+            && self.request.shortcuts == other.request.shortcuts
             && *self.sampler == *other.sampler
             && self.prompt.branches() == other.prompt.branches()
     }
@@ -299,6 +309,13 @@ fn check_pass(
     problems.extend(patch_problem(inputs, refiner, latents));
     problems.extend(control_problems(inputs, request, size, parts.max_pixels));
     let windows = windows(parts, request, latents).map_err(|problem| problems.push(problem));
+    problems.extend(request.shortcuts.problems(
+        inputs,
+        refiner,
+        &*sampler,
+        rungs.as_ref().map(|part| &part.rungs),
+        windows.as_ref().is_ok_and(Option::is_some),
+    ));
     let (
         Part {
             rungs,

@@ -9,7 +9,7 @@ use ndarray::ArrayView3;
 use sd_schedulers::{Run, Rung, Step, noise::Seeds, samplers::Calls};
 
 use super::{Batch, Pass, begun::BoxNoise, blend::Blend};
-use crate::{Event, GenerateError, Guided, Progress, Stage, StepInfo, plan::Planned};
+use crate::{Event, GenerateError, Guided, NetworkCalls, Progress, Stage, StepInfo, plan::Planned};
 
 /// The run of a batch, which a sampler drives.
 pub(super) struct BatchRun<'a> {
@@ -33,6 +33,8 @@ pub(super) struct BatchRun<'a> {
     pub refined: bool,
     /// The time of each finished step.
     pub steps: Vec<Duration>,
+    /// The network's calls in all finished steps.
+    pub calls: NetworkCalls,
     /// The number of steps that the picture takes, as far as it is known.
     pub total: usize,
     pub error: Option<GenerateError>,
@@ -109,12 +111,12 @@ impl BatchRun<'_> {
         }
     }
 
-    /// Ends the run after the sampler has returned `outcome`. Returns the time of each step and the
-    /// last denoised samples, or the error that ended the run early.
+    /// Ends the run after the sampler has returned `outcome`. Returns the time of each step, the
+    /// network's calls and the last denoised samples, or the error that ended the run early.
     pub fn end(
         mut self,
         outcome: ControlFlow<()>,
-    ) -> Result<(Vec<Duration>, Vec<f32>), GenerateError> {
+    ) -> Result<(Vec<Duration>, NetworkCalls, Vec<f32>), GenerateError> {
         // A custom sampler may have continued after a failure.
         if let Some(error) = self.error.take() {
             return Err(error);
@@ -126,7 +128,7 @@ impl BatchRun<'_> {
             let problem = "the run ended although nothing had stopped it";
             return Err(GenerateError::backend(Stage::Sampler)(problem.into()));
         }
-        Ok((self.steps, self.denoised))
+        Ok((self.steps, self.guided.made(), self.denoised))
     }
 
     fn stopped(&self) -> GenerateError {
@@ -174,6 +176,8 @@ impl Run for BatchRun<'_> {
     fn step(&mut self, step: Step<'_>) -> ControlFlow<()> {
         let now = Instant::now();
         let took = now - self.step_started;
+        let calls = self.guided.made().since(self.calls);
+        self.calls = self.guided.made();
         self.check("x", step.x.len())?;
         self.check("denoised", step.denoised.len())?;
         self.steps.push(took);
@@ -196,6 +200,7 @@ impl Run for BatchRun<'_> {
                     total: step.total,
                     sigma: step.sigma,
                     next: step.next,
+                    calls,
                     took,
                     elapsed: now - self.started,
                 },

@@ -20,8 +20,8 @@ use self::{
     driven::{BatchRun, most_steps},
 };
 use crate::{
-    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, Picture, StopToken,
-    Stopped, Timings, Unfinished,
+    Conditioning, Denoiser, Event, GenerateError, Guided, LoraNetworks, NetworkCalls, Picture,
+    StopToken, Stopped, Timings, Unfinished,
     conditioning::Contexts,
     guided::Half,
     parts::Parts,
@@ -125,7 +125,7 @@ impl<'a> Batch<'a> {
         let mut begun = self.begin(&seeds)?;
         let mut latents = std::mem::take(&mut begun.latents);
         let started = Instant::now();
-        let (steps, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
+        let (steps, calls, denoised) = self.sample(&seeds, &mut begun, &mut latents, observer)?;
         if let Some(blend) = self.blend(&begun) {
             let contiguous = "the product of a contiguous array is contiguous";
             blend.last(latents.as_slice_mut().expect(contiguous));
@@ -136,6 +136,7 @@ impl<'a> Batch<'a> {
             latents,
             denoised,
             steps,
+            calls,
             started,
             between: Duration::ZERO,
             second_prompts: Vec::new(),
@@ -160,15 +161,15 @@ impl<'a> Batch<'a> {
         [self.pictures.len(), channels, height, width]
     }
 
-    /// Lets the sampler turn the noisy latents into clean ones. Returns the time of each step, and
-    /// the last denoised samples.
+    /// Lets the sampler turn the noisy latents into clean ones. Returns the time of each step, the
+    /// network's calls, and the last denoised samples.
     fn sample(
         &self,
         seeds: &[Seeds],
         begun: &mut Begun,
         latents: &mut Array4<f32>,
         observer: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(Vec<Duration>, Vec<f32>), GenerateError> {
+    ) -> Result<(Vec<Duration>, NetworkCalls, Vec<f32>), GenerateError> {
         let (parts, plan) = (self.parts, self.plan());
         let span = tracing::info_span!(
             "denoise",
@@ -200,6 +201,7 @@ impl<'a> Batch<'a> {
             step_started: now,
             refined: false,
             steps: Vec::with_capacity(most_steps(plan)),
+            calls: NetworkCalls::default(),
             total: plan.rungs.steps(),
             error: None,
             broke: false,
@@ -269,7 +271,8 @@ impl<'a> Batch<'a> {
         };
         let windows = self.plan().windows.clone();
         let tiled = windows.map(|windows| (windows, self.parts.max_batch));
-        guided.rungs(&self.plan().rungs).tiled(tiled)
+        let guided = guided.rungs(&self.plan().rungs).tiled(tiled);
+        guided.shortcuts(self.plan().request.shortcuts, self.plan().lora_changes())
     }
 
     /// Returns the sizes that the network takes for each picture, `[batch, ids]`. Row 0 is for the
@@ -406,6 +409,7 @@ impl<'a> Batch<'a> {
             timings: Timings {
                 encode: *took,
                 steps: sampled.steps.clone(),
+                calls: sampled.calls,
                 between: sampled.between,
                 decode: started.elapsed(),
             },
@@ -475,6 +479,8 @@ struct Sampled {
     denoised: Vec<f32>,
     /// The time of each step, of both passes.
     steps: Vec<Duration>,
+    /// The network's calls, in both passes.
+    calls: NetworkCalls,
     /// When the first step began.
     started: Instant,
     /// The time between two passes.

@@ -56,6 +56,7 @@ impl<'a> Batch<'a> {
         let mut sampled = batch.sampled(first.seeds, observer)?;
         sampled.initial_noise = first.initial_noise;
         sampled.steps.splice(..0, first.steps);
+        sampled.calls = first.calls + sampled.calls;
         sampled.between = between;
         let prompts = batch.conditionings.into_iter();
         sampled.second_prompts = prompts.map(|(encoded, _)| encoded.model).collect();

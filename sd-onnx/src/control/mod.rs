@@ -190,11 +190,6 @@ impl Controls {
         })
     }
 
-    /// Returns whether there are no control networks.
-    pub fn is_empty(&self) -> bool {
-        self.networks.is_empty()
-    }
-
     /// Describes the networks to a pipeline.
     pub fn inputs(&self) -> Vec<ControlInputs> {
         let inputs = self.networks.iter().map(|(inputs, _)| inputs.clone());

@@ -236,6 +236,7 @@ impl<'f> Adapter<'f> {
             has_scales: false,
             spill: None,
             nodes,
+            taps: Vec::new(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! The form of a graph, which depends on the provider that runs it.
 
-use super::proto::DataType;
+use super::{Int8, proto::DataType};
 use crate::{Precision, runtime::OpenVino, weights::Form};
 
 /// The type of a graph's values.
@@ -47,6 +47,8 @@ pub(crate) struct Dialect {
     /// Whether the factors of LoRAs are inputs, for the weights that are marked as
     /// [live](crate::weights::Weights::make_live).
     pub live: bool,
+    /// What the graph does with the layers that can compute in int8.
+    pub int8: Int8,
 }
 
 impl Dialect {
@@ -70,7 +72,13 @@ impl Dialect {
     /// kernels if `openvino` is `None`.
     pub fn of(openvino: Option<OpenVino>, precision: Precision) -> Self {
         match openvino {
-            None => Self::default(),
+            None => Self {
+                int8: match precision {
+                    Precision::Int8 => Int8::On,
+                    _ => Int8::Off,
+                },
+                ..Self::default()
+            },
             Some(provider) => {
                 // The provider that is built into ONNX Runtime 1.24 does not accept bf16 values.
                 let bf16 = precision == Precision::Bf16 && provider == OpenVino::Plugin;
@@ -86,6 +94,7 @@ impl Dialect {
                     whole_squares: false,
                     channel_block: None,
                     live: false,
+                    int8: Int8::Off,
                 }
             }
         }

@@ -15,7 +15,7 @@ pub(crate) enum Activation {
 }
 
 /// A square convolution. Kernel size, stride and padding are the same on both axes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Conv {
     pub kernel: usize,
     pub stride: usize,
@@ -63,6 +63,9 @@ impl Graph<'_> {
         input: usize,
         output: usize,
     ) -> Result<Value, Error> {
+        if let Some(product) = self.int8_linear(x, name, [input, output], true)? {
+            return Ok(self.with_live_linear(x, product, name, [input, output]));
+        }
         let product = self.linear_without_bias(x, name, input, output)?;
         let bias = self.weight(&format!("{name}.bias"), &[output])?;
         Ok(self.add(product, bias))
@@ -77,8 +80,15 @@ impl Graph<'_> {
         input: usize,
         output: usize,
     ) -> Result<Value, Error> {
-        let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
-        let product = self.matmul_transposed(x, weight);
+        let product = match self.int8_linear(x, name, [input, output], false)? {
+            Some(product) => product,
+            None => {
+                let weight = self.weight(&format!("{name}.weight"), &[output, input])?;
+                let product = self.matmul_transposed(x, weight);
+                self.tap_linear(x, product, name, [input, output])?;
+                product
+            }
+        };
         Ok(self.with_live_linear(x, product, name, [input, output]))
     }
 
@@ -113,6 +123,10 @@ impl Graph<'_> {
         conv: Conv,
         has_bias: bool,
     ) -> Result<Value, Error> {
+        let channels = [input, output];
+        if let Some(convolved) = self.int8_conv(x, name, channels, conv, has_bias)? {
+            return Ok(self.with_live_conv(x, convolved, name, channels, conv));
+        }
         let filters = self.blocked_filters(name, [input, output], conv)?;
         let bias = match has_bias {
             true => Some(self.weight(&format!("{name}.bias"), &[output])?),
@@ -126,6 +140,7 @@ impl Graph<'_> {
                 self.conv(x, weight, bias, conv)
             }
         };
+        self.tap_conv(x, convolved, name, channels, conv, has_bias)?;
         Ok(self.with_live_conv(x, convolved, name, [input, output], conv))
     }
 

@@ -7,6 +7,7 @@
 mod blocks;
 mod dialect;
 pub(crate) mod external;
+mod int8;
 mod layers;
 pub(crate) mod live;
 mod pictures;
@@ -14,6 +15,7 @@ pub(crate) mod proto;
 pub(crate) mod sizes;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod windows;
 mod wrap;
 
@@ -27,10 +29,12 @@ pub(crate) use blocks::BLOCKED;
 use blocks::Blocks;
 pub(crate) use dialect::{Dialect, Values};
 use half::{bf16, f16};
+pub(crate) use int8::{Int8, TAPS, Tap};
 pub(crate) use layers::{Activation, Conv};
 use ndarray::ArrayView2;
 use prost::Message;
 use sd_core::Seamless;
+pub(crate) use tokens::Places;
 pub(crate) use windows::Pairs;
 
 use crate::{
@@ -82,6 +86,8 @@ pub(crate) struct Model {
     pub spill: Option<Arc<SpillFile>>,
     /// The number of operators.
     pub nodes: usize,
+    /// What the output [`TAPS`] consists of. Empty if there is no such output.
+    pub taps: Vec<Tap>,
 }
 
 impl Model {
@@ -128,6 +134,7 @@ pub(crate) struct Graph<'w> {
     /// The temporary file for weights that the provider needs in another form.
     spill: Option<Spill<'w>>,
     blocks: Blocks,
+    taps: int8::Taps,
     /// The axes along which convolutions continue at the opposite edge.
     seamless: Seamless,
 }
@@ -165,6 +172,7 @@ impl<'w> Graph<'w> {
             has_scales: false,
             spill: None,
             blocks: Blocks::default(),
+            taps: Vec::new(),
             seamless: Seamless::NONE,
         }
     }
@@ -204,7 +212,8 @@ impl<'w> Graph<'w> {
     /// Returns the finished model. Weights in memory are written into the graph if they have at
     /// most `most_within` bytes in total.
     fn finish_with(mut self, most_within: usize) -> Result<Model, Error> {
-        // First, because bytes of this file may be read below.
+        let taps = self.write_taps();
+        // Before the rest, because bytes of this file may be read below.
         let spill = self.spill.take().map(Spill::fill).transpose()?;
         let stored = std::mem::take(&mut self.external);
         let in_memory = stored.iter().filter_map(|of| match &of.place {
@@ -236,6 +245,7 @@ impl<'w> Graph<'w> {
             exported: false,
             spill: spill.map(Arc::new),
             nodes,
+            taps,
         })
     }
 

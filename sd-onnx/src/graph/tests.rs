@@ -29,6 +29,7 @@ use crate::{
     },
     parts::OnnxCodec,
     session::{Input, Session},
+    tiles::VaeTiling,
     weights::{Place, Type, Weights},
 };
 
@@ -87,7 +88,7 @@ fn a_tensor_in_memory_takes_the_place_of_one_in_a_file() {
             let dtype = tensor.dtype;
             weights.put(NAME, dtype, &shape, bytes.into()).unwrap();
         }
-        let codec = OnnxCodec::new(config.clone(), weights, &engine).unwrap();
+        let codec = OnnxCodec::new(config.clone(), weights, VaeTiling::Never, &engine).unwrap();
         codec.decode(latents.view(), &StopToken::new()).unwrap()
     };
     let from_file = decoded(None);

@@ -190,7 +190,7 @@ impl Graph<'_> {
     }
 
     /// Divides the vectors along the last axis by their length, as torch's `normalize` does.
-    fn of_length_one(&mut self, x: Value) -> Value {
+    pub(super) fn of_length_one(&mut self, x: Value) -> Value {
         let axes = Value(self.dims(&[-1]).0);
         let length = self.op("ReduceL2", &[x, axes], [int("keepdims", 1)]);
         let least = self.constant(&[1e-12], &[1]);

@@ -3,7 +3,7 @@
 //! # Which device
 //! | [`Device`] | runs on | [`Precision`] |
 //! |---|---|---|
-//! | `Cpu`, the default | any processor | f32 |
+//! | `Cpu`, the default | any processor | f32, and int8 on x86-64 with VNNI or AMX |
 //! | `OpenVino` | x86-64 processors, fastest with AMX | f32, bf16 |
 //! | `OpenVinoGpu` | Intel's graphics cards | f32, f16 |
 //! | `OpenVinoNpu` | Intel's neural processors | f16 |
@@ -112,6 +112,40 @@
 //! operators on sizes. The errors of a missing driver, library and card were seen. What was not
 //! seen is a picture, a time, or the memory on a card. `tests/cuda.rs` and the program
 //! `benches/compare/cuda.py` check and measure that where there is one.
+//!
+//! # int8 on the CPU
+//! `Cpu` computes most layers of the UNet in 8-bit integers when
+//! [`Builder::precision`](crate::Builder::precision) is `Int8`. The processor needs AVX-512 VNNI,
+//! AVX-VNNI or AMX, which `Device::Cpu.precisions()` shows.
+//!
+//! ```no_run
+//! use sd_onnx::{Precision, Request};
+//!
+//! let builder = sd_onnx::builder().precision(Precision::Int8);
+//! let pipeline = builder.load("stable-diffusion-v1-5")?; // calibrates it the first time
+//! pipeline.generate(&Request::new("a fox"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! - *Weights* become integers when the model is loaded, with a scale for each output channel.
+//!   LoRAs that are merged into the weights become integers with them. The product with a LoRA that
+//!   a prompt calls is added in f32.
+//! - *Linear layers* measure the range of their input in each call.
+//! - *Convolutions* have fixed ranges, from the calibration. A value outside of its range is
+//!   clipped, so the ranges are wider than the ones that were measured: by 10 % for inputs, and by
+//!   half of the range on each side for outputs.
+//! - Attention, norms, activation functions and the sums between layers stay in f32, and so do the
+//!   first and the last convolution and the layers of the timestep.
+//!
+//! The calibration draws three pictures of six steps in f32, with the model's own sampler, guidance
+//! and size. It then draws one of three steps, in which each layer also computes in int8 on the
+//! same input. A layer whose squared error is more than 0.3 % of its squared output stays in f32.
+//! The calibration is a JSON file in `sd-onnx/calibration` in the user's own cache folder. It
+//! belongs to the UNet's weights and the LoRAs that are merged into them. A damaged file is
+//! replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each time
+//! that it is loaded.
+//!
+//! Text encoders, autoencoders, control networks, upscalers and a refiner compute in f32.
 //!
 //! # What a size costs
 //! `Cpu` and `Cuda` take pictures of any size. OpenVINO compiles the UNet and the VAE for one size

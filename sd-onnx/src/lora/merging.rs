@@ -121,6 +121,18 @@ impl Adapters {
         pipeline
     }
 
+    /// Returns the hashes of the adapters and their weights for a UNet. Texts of the same adapters
+    /// are equal.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read.
+    pub fn of_unet(&self) -> Result<Vec<String>, Error> {
+        let adapters = self.adapters.iter();
+        adapters
+            .map(|(adapter, _, weight)| Ok(format!("{} {}", adapter.hash()?, weight.unet)))
+            .collect()
+    }
+
     /// Reads the textual inversions in the adapters' files.
     pub fn inversions(&self) -> Result<Vec<Inversions>, Error> {
         let mut all = Vec::new();

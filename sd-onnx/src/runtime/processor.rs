@@ -37,3 +37,20 @@ pub(crate) fn has_bf16() -> bool {
     let has = false;
     has
 }
+
+/// Returns whether ONNX Runtime has fast and exact kernels for products of u8 and i8 here, which
+/// need AVX-512 VNNI or AVX-VNNI. All processors with AMX have both.
+///
+/// Without these instructions, two products are added in 16 bits, which can overflow. False on
+/// Windows, where the temporary file with the weights was not tested.
+pub(crate) fn has_int8() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(windows)))]
+    return is_x86_feature_detected!("avxvnni")
+        || (is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq"));
+    #[cfg(not(all(target_arch = "x86_64", not(windows))))]
+    false
+}

@@ -11,6 +11,7 @@
 mod decode;
 mod file;
 mod gguf;
+mod int8;
 mod names;
 mod outline;
 mod pickle;
@@ -33,13 +34,14 @@ use sd_text::outside::printable;
 
 pub(crate) use self::{
     file::{Format, Sizes, Stored, WeightFile},
+    int8::{Int8Kind, Int8Layer, Step},
     safetensors::files,
     scales::Scale,
-    spill::{Form, Spill, SpillFile},
+    spill::{Form, Int8Places, Spill, SpillFile},
     types::{Type, Use},
     values::Source,
 };
-use crate::Error;
+use crate::{Error, calibration::Calibration};
 
 /// The tensors of one model component, by their current names.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Weights {
     /// The path that errors name: the file as the user knows it, or the index of a sharded model.
     path: PathBuf,
     tensors: HashMap<String, Tensor>,
+    /// The layers that graphs over these weights compute in int8, if they compute any.
+    pub calibration: Option<Arc<Calibration>>,
 }
 
 /// A tensor of a component.
@@ -149,6 +153,7 @@ impl Weights {
         Self {
             path: path.to_path_buf(),
             tensors: HashMap::with_capacity(count),
+            calibration: None,
         }
     }
 
@@ -200,6 +205,7 @@ impl Weights {
             tensors: tensors
                 .map(|(name, tensor)| (name.clone(), copy(tensor)))
                 .collect(),
+            calibration: self.calibration.clone(),
         }
     }
 

@@ -15,6 +15,7 @@ impl Weights {
         Self {
             path: path.to_path_buf(),
             tensors: HashMap::new(),
+            calibration: None,
         }
     }
 

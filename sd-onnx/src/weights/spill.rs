@@ -18,7 +18,7 @@ use std::{
 
 use half::{bf16, f16};
 
-use super::{Place, Tensor, values::STEP};
+use super::{Int8Kind, Int8Layer, Place, Tensor, values::STEP};
 use crate::{Error, hash};
 
 /// The prefix and the suffix of the temporary files' names.
@@ -60,11 +60,34 @@ pub(crate) struct Spill<'w> {
 }
 
 /// A weight to write, its form, and its offset in the file in bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Job<'w> {
     tensor: &'w Tensor,
-    form: Form,
+    task: Task<'w>,
     offset: u64,
+}
+
+/// How a weight is written.
+#[derive(Debug)]
+enum Task<'w> {
+    Form(Form),
+    /// As integers, with the scales and the bias at these offsets.
+    Int8 {
+        layer: Int8Layer<'w>,
+        scales: u64,
+        bias: u64,
+    },
+}
+
+/// The places of a layer in int8. The bias has no bytes if the layer is linear.
+#[derive(Debug)]
+pub(crate) struct Int8Places {
+    /// i8.
+    pub weight: Place,
+    /// f32, one per output.
+    pub scales: Place,
+    /// i32, one per output.
+    pub bias: Place,
 }
 
 /// A temporary weight file. Dropping this value deletes the file, but a provider that has mapped it
@@ -118,19 +141,55 @@ impl<'w> Spill<'w> {
             Form::Bf16 | Form::F16 => size_of::<f16>(),
             Form::F32 | Form::Filters { .. } => size_of::<f32>(),
         };
-        let offset = self.length.next_multiple_of(ALIGNMENT);
         let length = (tensor.shape.iter().product::<usize>() * size) as u64;
-        self.length = offset + length;
+        let (place, offset) = self.reserve(length);
+        let task = Task::Form(form);
         self.jobs.push(Job {
             tensor,
-            form,
+            task,
             offset,
         });
-        Place::File {
+        place
+    }
+
+    /// Reserves space in the file for a layer in int8 and returns its places.
+    pub fn add_int8(&mut self, layer: Int8Layer<'w>) -> Int8Places {
+        let tensor = layer.weight;
+        let rows = tensor.shape[0] as u64;
+        let (weight, offset) = self.reserve(tensor.shape.iter().product::<usize>() as u64);
+        let (scales, scales_at) = self.reserve(rows * size_of::<f32>() as u64);
+        let biases = match layer.kind {
+            Int8Kind::Linear => 0,
+            Int8Kind::Conv { .. } => rows,
+        };
+        let (bias, bias_at) = self.reserve(biases * size_of::<i32>() as u64);
+        let task = Task::Int8 {
+            layer,
+            scales: scales_at,
+            bias: bias_at,
+        };
+        self.jobs.push(Job {
+            tensor,
+            task,
+            offset,
+        });
+        Int8Places {
+            weight,
+            scales,
+            bias,
+        }
+    }
+
+    /// Reserves so many bytes in the file, and returns their place and their offset.
+    fn reserve(&mut self, length: u64) -> (Place, u64) {
+        let offset = self.length.next_multiple_of(ALIGNMENT);
+        self.length = offset + length;
+        let place = Place::File {
             path: self.file.path.clone(),
             offset,
             length,
-        }
+        };
+        (place, offset)
     }
 
     /// Writes all weights to the file. The work is split over all threads of the machine.
@@ -172,7 +231,23 @@ impl Job<'_> {
         let (source, scale) = (self.tensor.source(), self.tensor.scale.as_ref());
         let mut offset = self.offset;
         let mut bytes = Vec::new();
-        match self.form {
+        let form = match &self.task {
+            Task::Form(form) => *form,
+            Task::Int8 {
+                layer,
+                scales,
+                bias,
+            } => {
+                let quantised = layer.quantised()?;
+                let weight = quantised.weight.iter().map(|&value| value as u8);
+                to.write(&weight.collect::<Vec<_>>(), &mut offset)?;
+                to.write(&le_bytes(&quantised.scales, f32::to_le_bytes), &mut {
+                    *scales
+                })?;
+                return to.write(&le_bytes(&quantised.bias, i32::to_le_bytes), &mut { *bias });
+            }
+        };
+        match form {
             Form::Bf16 => source.pieces(scale, STEP, |values| {
                 bytes.clear();
                 let values = values.iter().map(|&value| bf16::from_f32(value));
@@ -204,6 +279,10 @@ impl Job<'_> {
             }
         }
     }
+}
+
+fn le_bytes<T: Copy>(values: &[T], bytes: impl Fn(T) -> [u8; 4]) -> Vec<u8> {
+    values.iter().flat_map(|&value| bytes(value)).collect()
 }
 
 /// Reorders the filters of one block of output channels: `[block, input, kernel]` becomes

@@ -61,6 +61,11 @@ impl Churn {
         self.s_churn > 0.0
     }
 
+    /// Returns whether noise is added at any sigma.
+    pub(super) fn adds_noise(&self) -> bool {
+        self.is_on() && self.s_noise > 0.0
+    }
+
     /// Returns the scaling for a flow model. Added noise would leave the straight path.
     pub(super) fn path(&self) -> NoisePath {
         if self.is_on() {

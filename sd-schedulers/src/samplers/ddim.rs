@@ -179,6 +179,10 @@ impl Sampler for Ddim {
         }
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let eta = f64::from(self.eta).max(0.0);
         let mut denoised = vec![0.0; x.len()];

@@ -86,6 +86,10 @@ impl Sampler for Ddpm {
         self.clip.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        true
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let mut scratch = self.clip.scratch(x.len());

@@ -74,6 +74,10 @@ impl Sampler for Dpm2 {
         two_calls_a_step(rungs)
     }
 
+    fn adds_noise(&self) -> bool {
+        self.churn.adds_noise()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut denoised_2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let mut noise = self.churn.buffer(x.len());

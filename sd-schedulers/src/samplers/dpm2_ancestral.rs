@@ -100,6 +100,10 @@ impl Sampler for Dpm2Ancestral {
         Calls::Exactly(2 * rungs.steps() - to_zero.count())
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0 && self.s_noise > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut denoised_mid) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let mut noise = vec![0.0; x.len()];

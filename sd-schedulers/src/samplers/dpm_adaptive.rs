@@ -181,6 +181,10 @@ impl Sampler for DpmAdaptive {
         }
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0 && self.s_noise != 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (start, end) = ends(rungs, self.sigma_min);
         let mut stages = DpmStages::new(rungs, x.len());

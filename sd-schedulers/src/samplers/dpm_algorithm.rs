@@ -55,7 +55,7 @@ impl DpmAlgorithm {
         }
     }
 
-    fn is_stochastic(self) -> bool {
+    pub(super) fn is_stochastic(self) -> bool {
         matches!(self, Self::SdeDenoised | Self::SdeNoise)
     }
 

@@ -78,6 +78,10 @@ impl Sampler for DpmFast {
         EndPoint::Formula
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0 && self.s_noise != 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (calls, total) = (rungs.steps(), rungs.steps() / 3 + 1);
         let (start, end) = ends(rungs, self.sigma_min);

@@ -173,6 +173,10 @@ impl Sampler for DpmSolver {
         self.clip.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        self.algorithm.is_stochastic()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let most = self.order.clamp(1, 3);
         let (mut denoised, mut values) = (vec![0.0; x.len()], History::new(most, x.len()));

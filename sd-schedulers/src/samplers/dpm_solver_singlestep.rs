@@ -210,6 +210,10 @@ impl Sampler for DpmSolverSinglestep {
         self.clip.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        self.algorithm.is_stochastic()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let len = x.len();
         let room = || vec![0.0_f32; len];

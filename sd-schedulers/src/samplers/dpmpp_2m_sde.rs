@@ -126,6 +126,10 @@ impl Sampler for DpmPlusPlus2MSde {
         }
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0 && self.s_noise > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut outputs, mut noise) = (History::new(2, x.len()), vec![0.0; x.len()]);
         let (eta, s_noise) = (

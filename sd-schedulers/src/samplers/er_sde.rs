@@ -177,6 +177,10 @@ pub(super) const ROW: SamplerRow = SamplerRow::new::<ErSde>(
 .stochastic();
 
 impl Sampler for ErSde {
+    fn adds_noise(&self) -> bool {
+        self.scale != ErSdeScale::Ode && self.s_noise > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut outputs, mut noise) = (History::new(3, x.len()), vec![0.0; x.len()]);
         let s_noise = f64::from(self.s_noise).max(0.0);

@@ -47,6 +47,10 @@ impl Sampler for Euler {
         }
     }
 
+    fn adds_noise(&self) -> bool {
+        self.churn.adds_noise()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut noise) = (vec![0.0; x.len()], self.churn.buffer(x.len()));
         for at in rungs.iter() {

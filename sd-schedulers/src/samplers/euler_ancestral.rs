@@ -85,6 +85,10 @@ impl Sampler for EulerAncestral {
         }
     }
 
+    fn adds_noise(&self) -> bool {
+        self.eta > 0.0 && self.s_noise > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         let (eta, s_noise) = (

@@ -74,6 +74,10 @@ impl Sampler for Heun {
         self.clip.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        self.churn.adds_noise()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let mut step = HeunStep::new(self.clip, x.len());
         let mut noise = self.churn.buffer(x.len());

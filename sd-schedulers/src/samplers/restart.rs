@@ -169,6 +169,10 @@ impl Sampler for Restart {
         Calls::Exactly(self.path(rungs).windows(2).map(calls_of).sum())
     }
 
+    fn adds_noise(&self) -> bool {
+        self.s_noise > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let path = self.path(rungs);
         let total = path.windows(2).filter(|pair| pair[1] <= pair[0]).count();

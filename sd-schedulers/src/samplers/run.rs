@@ -67,6 +67,14 @@ pub trait Sampler: SamplerEq + Debug + Send + Sync {
         Needs::default()
     }
 
+    /// Returns whether the sampler adds noise between its steps, with its options. Callers that
+    /// extrapolate the model's output from earlier steps refuse such a sampler.
+    ///
+    /// Default: false.
+    fn adds_noise(&self) -> bool {
+        false
+    }
+
     /// Takes `x` from the first rung's sigma to the last sigma (usually 0), in place.
     ///
     /// `x` holds any number of values in any order. On entry it is unit noise times

@@ -260,6 +260,10 @@ impl Sampler for SaSolver {
         self.clip.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        self.tau > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let on_noise = self.output == SaOutput::Noise;
         let mut state = PredictorCorrector::new(on_noise, MOST, x.len());

@@ -81,6 +81,10 @@ impl Sampler for Tcd {
         EndPoint::Cleanest
     }
 
+    fn adds_noise(&self) -> bool {
+        self.gamma > 0.0
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         let (mut denoised, mut noise) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         for at in rungs.iter() {

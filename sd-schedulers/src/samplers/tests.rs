@@ -129,6 +129,7 @@ fn only_stochastic_samplers_draw_noise() {
             denoised.iter_mut().zip(x).for_each(|(d, x)| *d = part * x);
         });
         assert_eq!(drawn.0 > 0, row.stochastic, "{}", row.name);
+        assert_eq!(sampler.adds_noise(), row.stochastic, "{}", row.name);
         assert!(x.iter().all(|x| x.is_finite()), "{}", row.name);
     }
 }

@@ -83,6 +83,10 @@ impl Sampler for WithConventions {
         self.sampler.needs()
     }
 
+    fn adds_noise(&self) -> bool {
+        self.sampler.adds_noise()
+    }
+
     fn sample(&self, x: &mut [f32], rungs: &Rungs, run: &mut dyn Run) -> ControlFlow<()> {
         self.sampler.sample(x, rungs, run)
     }

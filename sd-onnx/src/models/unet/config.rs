@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use sd_core::{Inputs, SizeIds};
 use serde_json::json;
 
-use super::CLASS;
+use super::{CLASS, merging::mark_level};
 use crate::{
     Error,
     config::{Config, PerLevel, SIZE},
@@ -64,6 +64,8 @@ pub(super) struct Level {
     pub(super) attention_up: bool,
     /// Whether the transformers attend to the prompt twice and never to the image itself.
     pub(super) only_cross_attention: bool,
+    /// Whether the self-attentions are the largest of the UNet, before which tokens can be merged.
+    pub(super) merges_tokens: bool,
 }
 
 /// The widths of SDXL's additions to the time embedding, `addition_embed_type: "text_time"`.
@@ -144,8 +146,10 @@ impl UnetConfig {
             attention_down: down[i],
             attention_up: up[i],
             only_cross_attention: only_cross_attention[i],
+            merges_tokens: false,
         };
-        let levels: Vec<_> = (0..count).map(level).collect();
+        let mut levels: Vec<_> = (0..count).map(level).collect();
+        mark_level(&mut levels);
         check_levels(config, &levels, groups)?;
         let sample_size = sample_size(config)?;
         let (inputs, added) = inputs(config, prompt_width.unwrap_or(context_width), sizes)?;

@@ -2,28 +2,36 @@
 //! `UNet2DConditionModel` computes it for Stable Diffusion 1.x, 2.x, SDXL and their relatives.
 
 mod config;
+mod deep;
+mod merging;
 mod steering;
 mod time;
 
 pub(crate) use self::{
     config::UnetConfig,
+    deep::{Part, deep_name},
+    merging::TokenOrder,
     steering::{Steering, feature_name, prompt_names, residual_name},
     time::{Sinusoids, guidance_sinusoids},
 };
 use self::{
     config::{Level, MidBlock},
+    deep::Deep,
     steering::{PicturePrompt, Skips, Steered},
     time::{added_embedding, time_embedding},
 };
 use super::blocks::{Time, image_dims, norm_silu, resnet};
 use crate::{
     Error,
-    graph::{Activation, Conv, Dialect, Dim, Graph, Model, Value},
+    graph::{Activation, Conv, Dialect, Dim, Graph, Model, Places, Value},
     weights::Weights,
 };
 
 /// The class in diffusers.
 pub(crate) const CLASS: &str = "UNet2DConditionModel";
+
+/// The name of the graph's first output, `[batch, channels, h, w]`.
+pub(crate) const OUTPUT: &str = "output";
 
 /// The names of the graph's inputs.
 pub(crate) mod input {
@@ -45,8 +53,8 @@ pub(crate) mod input {
     pub const GUIDANCE: &str = "timestep_cond";
 }
 
-/// Writes the graph. It has the [inputs](input) of the configuration, and the output is `output`
-/// `[batch, channels, h, w]`.
+/// Writes the graph. It has the [inputs](input) of the configuration. The outputs are [`OUTPUT`] and
+/// the deep features of each branch.
 pub(crate) fn graph(
     config: &UnetConfig,
     weights: &Weights,
@@ -62,12 +70,30 @@ pub(crate) fn steered<'w>(
     steering: Steering<'w>,
     dialect: Dialect,
 ) -> Result<Model, Error> {
+    let unet = Unet::new("unet", config, weights, dialect)?;
+    unet.finished(steering)
+}
+
+/// Like [`steered`], with shortcuts.
+pub(crate) fn shortened<'w>(
+    config: &UnetConfig,
+    weights: &'w Weights,
+    steering: Steering<'w>,
+    shortcuts: Shortcuts,
+    dialect: Dialect,
+) -> Result<Model, Error> {
     let mut unet = Unet::new("unet", config, weights, dialect)?;
-    unet.steer(steering);
-    let output = unet.forward()?;
-    let channels = config.inputs.channels;
-    unet.g.output("output", output, &image_dims(channels));
-    unet.g.finish()
+    unet.shorten(shortcuts);
+    unet.finished(steering)
+}
+
+/// What a UNet's graph does not compute. The default computes everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Shortcuts {
+    pub part: Part,
+    /// Whether tokens are merged before the largest self-attentions. The graph then has the inputs
+    /// of [`TokenOrder`].
+    pub merges_tokens: bool,
 }
 
 /// A UNet, or its first half, under construction.
@@ -79,6 +105,11 @@ pub(crate) struct Unet<'a, 'w> {
     time: Time,
     context: Value,
     steering: Steered<'w>,
+    shortcuts: Shortcuts,
+    /// The tokens that are merged, if the graph merges tokens.
+    merging: Option<Places>,
+    /// The deep features that become outputs.
+    deep: Vec<Deep>,
 }
 
 impl<'a, 'w> Unet<'a, 'w> {
@@ -126,7 +157,29 @@ impl<'a, 'w> Unet<'a, 'w> {
             time,
             context,
             steering: Steered::default(),
+            shortcuts: Shortcuts::default(),
+            merging: None,
+            deep: Vec::new(),
         })
+    }
+
+    /// Leaves out what `shortcuts` says.
+    fn shorten(&mut self, shortcuts: Shortcuts) {
+        self.shortcuts = shortcuts;
+        self.merging = match shortcuts.merges_tokens {
+            true => Some(self.g.merging_places()),
+            false => None,
+        };
+    }
+
+    /// Writes the network and its outputs.
+    fn finished(mut self, steering: Steering<'w>) -> Result<Model, Error> {
+        self.steer(steering);
+        let output = self.forward()?;
+        let channels = self.config.inputs.channels;
+        self.g.output(OUTPUT, output, &image_dims(channels));
+        self.deep_outputs();
+        self.g.finish()
     }
 
     /// Writes the first convolution.
@@ -143,8 +196,14 @@ impl<'a, 'w> Unet<'a, 'w> {
         let first = config.levels[0].channels;
         let x = self.conv_in()?;
         let (x, skips) = self.down_path(x)?;
-        let x = self.mid_block(x)?;
-        let (x, skips) = self.with_residuals(x, skips);
+        let (x, skips) = match self.shortcuts.part {
+            Part::Whole => {
+                let x = self.mid_block(x)?;
+                (self.with_mid_residual(x), self.with_residuals(skips))
+            }
+            // The deep features will take the place of `x`.
+            Part::Outside(_) => (x, self.with_residuals(skips)),
+        };
         let x = self.up_path(x, skips)?;
         let x = norm_silu(&mut self.g, "conv_norm_out", x, first, config.norm)?;
         let conv = Conv::same(config.conv_out_kernel);
@@ -152,8 +211,8 @@ impl<'a, 'w> Unet<'a, 'w> {
         self.g.conv2d(x, "conv_out", channels, conv)
     }
 
-    /// Writes the down blocks. Returns the output, and the values that the up path concatenates,
-    /// with their channel counts.
+    /// Writes the down blocks, as far as the graph has their skip connections. Returns the output,
+    /// and the values that the up path concatenates, with their channel counts.
     pub fn down_path(&mut self, mut x: Value) -> Result<(Value, Skips), Error> {
         let config = self.config;
         let levels = &config.levels;
@@ -162,6 +221,9 @@ impl<'a, 'w> Unet<'a, 'w> {
         for (i, level) in levels.iter().enumerate() {
             let name = format!("down_blocks.{i}");
             for layer in 0..level.resnets {
+                if self.shortcuts.part.lacks(skips.len()) {
+                    return Ok((x, skips));
+                }
                 x = self.resnet(
                     &format!("{name}.resnets.{layer}"),
                     x,
@@ -179,6 +241,9 @@ impl<'a, 'w> Unet<'a, 'w> {
                 skips.push((x, channels));
             }
             if i + 1 < levels.len() {
+                if self.shortcuts.part.lacks(skips.len()) {
+                    return Ok((x, skips));
+                }
                 let conv = Conv {
                     kernel: 3,
                     stride: 2,
@@ -203,13 +268,21 @@ impl<'a, 'w> Unet<'a, 'w> {
         Ok((x, skips))
     }
 
-    /// Writes the up blocks. `skips` are the results of the [down path](Self::down_path).
+    /// Writes the up blocks, as far as the graph has their skip connections. `skips` are the results
+    /// of the [down path](Self::down_path).
     fn up_path(&mut self, mut x: Value, mut skips: Skips) -> Result<Value, Error> {
         let levels = &self.config.levels;
-        let (_, mut channels) = *skips.last().expect("the first skip is the input");
+        let mut channels = levels.last().map_or(0, |level| level.channels);
+        let mut branch = self.config.branches();
         for (i, level) in levels.iter().rev().enumerate() {
             let name = format!("up_blocks.{i}");
             for layer in 0..=level.resnets {
+                branch -= 1;
+                if self.shortcuts.part.lacks(branch) {
+                    channels = level.channels;
+                    continue;
+                }
+                x = self.deep_features(x, branch, channels);
                 let (skip, skip_channels) = skips
                     .pop()
                     .expect("the down path pushed one for each resnet of the up path");
@@ -227,7 +300,7 @@ impl<'a, 'w> Unet<'a, 'w> {
                         self.transformer(&format!("{name}.attentions.{layer}"), x, level, layers)?;
                 }
             }
-            if i + 1 < levels.len() {
+            if i + 1 < levels.len() && !self.shortcuts.part.lacks(branch) {
                 // A side that was odd on the way down must get the size of the skip, not twice its
                 // half.
                 let (skip, _) = *skips.last().expect("the next block's skip is left");
@@ -340,7 +413,15 @@ impl<'a, 'w> Unet<'a, 'w> {
             false => (normed, [width, width]),
         };
         let attn1 = format!("{name}.attn1");
-        let attended = self.attention(&attn1, normed, context, widths, heads, &[])?;
+        let attended = match self.merging {
+            Some(places) if level.merges_tokens && !level.only_cross_attention => {
+                let matches = self.g.matches(x, places);
+                let few = self.g.merged(normed, &matches);
+                let attended = self.attention(&attn1, few, few, widths, heads, &[])?;
+                self.g.unmerged(attended, &matches)
+            }
+            _ => self.attention(&attn1, normed, context, widths, heads, &[])?,
+        };
         let x = self.g.add(attended, x);
 
         let normed = self.g.layer_norm(x, &format!("{name}.norm2"), width, EPS)?;

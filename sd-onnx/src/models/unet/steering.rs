@@ -113,18 +113,25 @@ impl<'w> Unet<'_, 'w> {
         }
     }
 
-    /// Adds the outputs of ControlNets to the middle block's result `x` and to the skips. The last
-    /// feature of T2I-Adapters is added before, if there is one for the middle block.
-    pub fn with_residuals(&mut self, x: Value, skips: Skips) -> (Value, Skips) {
+    /// Adds the outputs of ControlNets to the skips.
+    pub fn with_residuals(&mut self, skips: Skips) -> Skips {
+        if !self.steering.residuals {
+            return skips;
+        }
+        let with = |(i, (skip, channels))| (self.with_residual(skip, Some(i), channels), channels);
+        skips.into_iter().enumerate().map(with).collect()
+    }
+
+    /// Adds the last output of ControlNets to the middle block's result `x`. The last feature of
+    /// T2I-Adapters is added before, if there is one for the middle block.
+    pub fn with_mid_residual(&mut self, x: Value) -> Value {
         let levels = &self.config.levels;
         let channels = levels.last().map_or(0, |level| level.channels);
         let x = self.with_feature(levels.len(), x);
-        if !self.steering.residuals {
-            return (x, skips);
+        match self.steering.residuals {
+            true => self.with_residual(x, None, channels),
+            false => x,
         }
-        let with = |(i, (skip, channels))| (self.with_residual(skip, Some(i), channels), channels);
-        let skips = skips.into_iter().enumerate().map(with).collect();
-        (self.with_residual(x, None, channels), skips)
     }
 
     /// Adds a feature of T2I-Adapters to `x`, if the graph takes this one.

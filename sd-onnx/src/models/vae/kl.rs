@@ -91,36 +91,147 @@ impl KlConfig {
     pub fn factor(&self) -> usize {
         1 << (self.encoder.channels.len() - 1)
     }
+
+    /// Returns the settings of the group norms.
+    pub fn norm(&self) -> Norm {
+        self.norm
+    }
+}
+
+/// A layer of an encoder or a decoder. Its weights have the names of diffusers.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Layer {
+    /// A convolution. `channels` are its inputs and outputs.
+    Conv {
+        name: String,
+        channels: [usize; 2],
+        conv: Conv,
+    },
+    /// A residual block. `channels` are its inputs and outputs.
+    Resnet { name: String, channels: [usize; 2] },
+    /// Self-attention over all positions.
+    Attention { name: String, channels: usize },
+    /// Doubles the height and width, and applies a 3 × 3 convolution.
+    Upsample { name: String, channels: usize },
+    /// A group norm followed by SiLU.
+    NormSilu { name: String, channels: usize },
+}
+
+impl Layer {
+    fn conv(name: impl Into<String>, channels: [usize; 2], conv: Conv) -> Self {
+        Self::Conv {
+            name: name.into(),
+            channels,
+            conv,
+        }
+    }
+}
+
+impl KlConfig {
+    /// Returns the layers of the decoder, from the latents to the picture.
+    pub fn decoder_layers(&self) -> Vec<Layer> {
+        let (latent, half) = (self.latent_channels, &self.decoder);
+        let mut layers = Vec::new();
+        if self.post_quant_conv {
+            layers.push(Layer::conv("post_quant_conv", [latent; 2], Conv::POINT));
+        }
+        let mut channels = *half
+            .channels
+            .last()
+            .expect("the configuration has at least one level");
+        layers.push(Layer::conv(
+            "decoder.conv_in",
+            [latent, channels],
+            Conv::SAME,
+        ));
+        self.mid_block(&mut layers, "decoder.mid_block", channels);
+        for (i, &output) in half.channels.iter().rev().enumerate() {
+            for layer in 0..=half.resnets {
+                let name = format!("decoder.up_blocks.{i}.resnets.{layer}");
+                layers.push(Layer::Resnet {
+                    name,
+                    channels: [channels, output],
+                });
+                channels = output;
+            }
+            if i + 1 < half.channels.len() {
+                let name = format!("decoder.up_blocks.{i}.upsamplers.0.conv");
+                layers.push(Layer::Upsample { name, channels });
+            }
+        }
+        layers.push(Layer::NormSilu {
+            name: "decoder.conv_norm_out".to_owned(),
+            channels,
+        });
+        layers.push(Layer::conv("decoder.conv_out", [channels, 3], Conv::SAME));
+        layers
+    }
+
+    /// Returns the layers of the encoder, from the picture to the mean and the log-variance.
+    pub fn encoder_layers(&self) -> Vec<Layer> {
+        let half = &self.encoder;
+        let mut channels = half.channels[0];
+        let mut layers = vec![Layer::conv("encoder.conv_in", [3, channels], Conv::SAME)];
+        for (i, &output) in half.channels.iter().enumerate() {
+            for layer in 0..half.resnets {
+                let name = format!("encoder.down_blocks.{i}.resnets.{layer}");
+                layers.push(Layer::Resnet {
+                    name,
+                    channels: [channels, output],
+                });
+                channels = output;
+            }
+            if i + 1 < half.channels.len() {
+                let conv = Conv {
+                    kernel: 3,
+                    stride: 2,
+                    padding: [0, 1],
+                };
+                let name = format!("encoder.down_blocks.{i}.downsamplers.0.conv");
+                layers.push(Layer::conv(name, [channels; 2], conv));
+            }
+        }
+        self.mid_block(&mut layers, "encoder.mid_block", channels);
+        layers.push(Layer::NormSilu {
+            name: "encoder.conv_norm_out".to_owned(),
+            channels,
+        });
+        let moments = 2 * self.latent_channels;
+        layers.push(Layer::conv(
+            "encoder.conv_out",
+            [channels, moments],
+            Conv::SAME,
+        ));
+        if self.quant_conv {
+            layers.push(Layer::conv("quant_conv", [moments; 2], Conv::POINT));
+        }
+        layers
+    }
+
+    /// Adds a resnet, self-attention over all positions if the model has it, and a resnet.
+    fn mid_block(&self, layers: &mut Vec<Layer>, name: &str, channels: usize) {
+        let resnet = |i: usize| Layer::Resnet {
+            name: format!("{name}.resnets.{i}"),
+            channels: [channels; 2],
+        };
+        layers.push(resnet(0));
+        if self.mid_block_attention {
+            layers.push(Layer::Attention {
+                name: format!("{name}.attentions.0"),
+                channels,
+            });
+        }
+        layers.push(resnet(1));
+    }
 }
 
 /// Writes the decoder. The input is `latents` `[batch, latent_channels, h, w]`, already divided by
 /// the scaling factor. The output is `image` `[batch, 3, h·factor, w·factor]`, about −1 to 1.
 pub(crate) fn decoder(config: &KlConfig, mut g: Graph<'_>) -> Result<Model, Error> {
-    let (latent, half) = (config.latent_channels, &config.decoder);
-    let mut x = g.input("latents", &image_dims(latent));
-    if config.post_quant_conv {
-        x = g.conv2d(x, "post_quant_conv", [latent, latent], Conv::POINT)?;
+    let mut x = g.input("latents", &image_dims(config.latent_channels));
+    for layer in &config.decoder_layers() {
+        x = write(&mut g, config.norm, layer, x)?;
     }
-    let mut channels = *half
-        .channels
-        .last()
-        .expect("the configuration has at least one level");
-    x = g.conv2d(x, "decoder.conv_in", [latent, channels], Conv::SAME)?;
-    x = mid_block(&mut g, config, "decoder.mid_block", x, channels)?;
-    for (i, &output) in half.channels.iter().rev().enumerate() {
-        for layer in 0..=half.resnets {
-            let name = format!("decoder.up_blocks.{i}.resnets.{layer}");
-            x = resnet(&mut g, &name, x, [channels, output], config.norm, None)?;
-            channels = output;
-        }
-        if i + 1 < half.channels.len() {
-            x = g.upsample(x);
-            let name = format!("decoder.up_blocks.{i}.upsamplers.0.conv");
-            x = g.conv2d(x, &name, [channels, channels], Conv::SAME)?;
-        }
-    }
-    x = norm_silu(&mut g, "decoder.conv_norm_out", x, channels, config.norm)?;
-    x = g.conv2d(x, "decoder.conv_out", [channels, 3], Conv::SAME)?;
     g.output("image", x, &image_dims(3));
     g.finish()
 }
@@ -129,70 +240,43 @@ pub(crate) fn decoder(config: &KlConfig, mut g: Graph<'_>) -> Result<Model, Erro
 /// `[batch, 2·latent_channels, H/factor, W/factor]`: the mean of the latents, then their
 /// log-variance, neither scaled nor clamped.
 pub(crate) fn encoder(config: &KlConfig, mut g: Graph<'_>) -> Result<Model, Error> {
-    let half = &config.encoder;
-    let mut channels = half.channels[0];
     let mut x = g.input("image", &image_dims(3));
-    x = g.conv2d(x, "encoder.conv_in", [3, channels], Conv::SAME)?;
-    for (i, &output) in half.channels.iter().enumerate() {
-        for layer in 0..half.resnets {
-            let name = format!("encoder.down_blocks.{i}.resnets.{layer}");
-            x = resnet(&mut g, &name, x, [channels, output], config.norm, None)?;
-            channels = output;
-        }
-        if i + 1 < half.channels.len() {
-            let conv = Conv {
-                kernel: 3,
-                stride: 2,
-                padding: [0, 1],
-            };
-            let name = format!("encoder.down_blocks.{i}.downsamplers.0.conv");
-            x = g.conv2d(x, &name, [channels, channels], conv)?;
-        }
+    for layer in &config.encoder_layers() {
+        x = write(&mut g, config.norm, layer, x)?;
     }
-    x = mid_block(&mut g, config, "encoder.mid_block", x, channels)?;
-    x = norm_silu(&mut g, "encoder.conv_norm_out", x, channels, config.norm)?;
-    let moments = 2 * config.latent_channels;
-    x = g.conv2d(x, "encoder.conv_out", [channels, moments], Conv::SAME)?;
-    if config.quant_conv {
-        x = g.conv2d(x, "quant_conv", [moments, moments], Conv::POINT)?;
-    }
-    g.output("moments", x, &image_dims(moments));
+    g.output("moments", x, &image_dims(2 * config.latent_channels));
     g.finish()
 }
 
-/// Writes a resnet, self-attention over all positions if the model has it, and a resnet.
-fn mid_block(
+fn write(g: &mut Graph, norm: Norm, layer: &Layer, x: Value) -> Result<Value, Error> {
+    match layer {
+        Layer::Conv {
+            name,
+            channels,
+            conv,
+        } => g.conv2d(x, name, *channels, *conv),
+        Layer::Resnet { name, channels } => resnet(g, name, x, *channels, norm, None),
+        Layer::Attention { name, channels } => attention(g, norm, name, x, *channels),
+        Layer::Upsample { name, channels } => upsample(g, name, x, *channels),
+        Layer::NormSilu { name, channels } => norm_silu(g, name, x, *channels, norm),
+    }
+}
+
+/// Writes a layer that doubles the height and width.
+pub(super) fn upsample(
     g: &mut Graph,
-    config: &KlConfig,
     name: &str,
     x: Value,
     channels: usize,
 ) -> Result<Value, Error> {
-    let mut x = resnet(
-        g,
-        &format!("{name}.resnets.0"),
-        x,
-        [channels; 2],
-        config.norm,
-        None,
-    )?;
-    if config.mid_block_attention {
-        x = attention(g, config, &format!("{name}.attentions.0"), x, channels)?;
-    }
-    resnet(
-        g,
-        &format!("{name}.resnets.1"),
-        x,
-        [channels; 2],
-        config.norm,
-        None,
-    )
+    let x = g.upsample(x);
+    g.conv2d(x, name, [channels; 2], Conv::SAME)
 }
 
 /// Writes self-attention with one head that is as wide as the channels.
 fn attention(
     g: &mut Graph,
-    config: &KlConfig,
+    norm: Norm,
     name: &str,
     image: Value,
     channels: usize,
@@ -201,8 +285,8 @@ fn attention(
         image,
         &format!("{name}.group_norm"),
         channels,
-        config.norm.groups,
-        config.norm.eps,
+        norm.groups,
+        norm.eps,
     )?;
     let x = g.image_to_sequence(normed);
     let q = g.linear(x, &format!("{name}.to_q"), channels, channels)?;

@@ -1,16 +1,19 @@
 //! The autoencoders between pictures and latents.
 
 mod kl;
+pub(crate) mod segment;
 mod tiny;
 
 use sd_core::Seamless;
 use serde_json::json;
 
-use self::{kl::KlConfig, tiny::TinyConfig};
+pub(crate) use self::kl::Layer;
+use self::{kl::KlConfig, segment::Segment, tiny::TinyConfig};
 use crate::{
     Error,
     config::{Config, SIZE},
     graph::{Dialect, Graph, Model},
+    models::blocks::Norm,
     weights::Weights,
 };
 
@@ -104,11 +107,45 @@ impl VaeConfig {
         }
     }
 
+    /// Returns the layers of both halves and the settings of their group norms, for
+    /// [tiles](crate::tiles). Returns `None` for TAESD, whose layers are others.
+    pub fn layers(&self) -> Option<Layers> {
+        match &self.network {
+            Network::Kl(config) => Some(Layers {
+                decoder: config.decoder_layers(),
+                encoder: config.encoder_layers(),
+                norm: config.norm(),
+            }),
+            Network::Tiny(_) => None,
+        }
+    }
+
     /// Returns whether the encoder's output is the mean and the log-variance of the latents.
     /// Otherwise it is the latents.
     pub fn is_variational(&self) -> bool {
         matches!(self.network, Network::Kl(_))
     }
+}
+
+/// The layers of an autoencoder, in the order in which they run.
+#[derive(Debug, Clone)]
+pub(crate) struct Layers {
+    pub decoder: Vec<Layer>,
+    pub encoder: Vec<Layer>,
+    pub norm: Norm,
+}
+
+/// Writes a part of either half, seamless along these axes.
+pub(crate) fn segment(
+    segment: &Segment,
+    weights: &Weights,
+    seamless: Seamless,
+    dialect: Dialect,
+) -> Result<Model, Error> {
+    segment::write(
+        segment,
+        Graph::new("vae_segment", weights, dialect).seamless(seamless),
+    )
 }
 
 /// Writes the decoder. The input is `latents` `[batch, latent_channels, h, w]` in the network's own

@@ -1,0 +1,159 @@
+//! The choice between an untiled call, exact tiles and fast tiles.
+
+use std::{fmt, str::FromStr};
+
+use sd_text::outside::printable;
+use serde::{Deserialize, Serialize};
+
+use crate::models::vae::Layer;
+
+/// How an autoencoder decodes and encodes large pictures.
+///
+/// An untiled call keeps several feature maps of the picture's size in memory at once, 17 GB for
+/// 2048 × 2048 pixels with Stable Diffusion's autoencoder. Tiles need less memory, because the
+/// network runs on one band of rows after another:
+///
+/// - *Exact* tiles return the same picture, except for rounding.
+/// - *Fast* tiles return a similar picture.
+///
+/// With serde and as text, a value is `never`, `exact`, `fast`, `auto`, or `auto:BYTES` with
+/// another bound.
+///
+/// ```
+/// use sd_onnx::VaeTiling;
+///
+/// assert_eq!("auto".parse(), Ok(VaeTiling::default()));
+/// assert_eq!(VaeTiling::Auto { most_bytes: 1 << 30 }.to_string(), "auto:1073741824");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+#[non_exhaustive]
+pub enum VaeTiling {
+    /// `auto`: exact tiles if the untiled call would need more than this number of bytes, and an
+    /// untiled call otherwise.
+    ///
+    /// [`VaeTiling::default`] has 6 GiB.
+    Auto {
+        /// The largest size of an untiled call, in bytes.
+        most_bytes: u64,
+    },
+    /// `never`: always an untiled call.
+    Never,
+    /// `exact`: always exact tiles.
+    Exact,
+    /// `fast`: always fast tiles.
+    Fast,
+}
+
+/// The default bound of an untiled call.
+const MOST_BYTES: u64 = 6 << 30;
+
+impl Default for VaeTiling {
+    fn default() -> Self {
+        Self::Auto {
+            most_bytes: MOST_BYTES,
+        }
+    }
+}
+
+impl fmt::Display for VaeTiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto {
+                most_bytes: MOST_BYTES,
+            } => f.write_str("auto"),
+            Self::Auto { most_bytes } => write!(f, "auto:{most_bytes}"),
+            Self::Never => f.write_str("never"),
+            Self::Exact => f.write_str("exact"),
+            Self::Fast => f.write_str("fast"),
+        }
+    }
+}
+
+impl FromStr for VaeTiling {
+    type Err = ParseVaeTilingError;
+
+    /// Parses the text that [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, ParseVaeTilingError> {
+        let error = || ParseVaeTilingError { text: text.into() };
+        Ok(match text {
+            "auto" => Self::default(),
+            "never" => Self::Never,
+            "exact" => Self::Exact,
+            "fast" => Self::Fast,
+            _ => {
+                let bytes = text.strip_prefix("auto:").ok_or_else(error)?;
+                let most_bytes = bytes.parse().map_err(|_| error())?;
+                Self::Auto { most_bytes }
+            }
+        })
+    }
+}
+
+impl From<VaeTiling> for String {
+    fn from(tiling: VaeTiling) -> Self {
+        tiling.to_string()
+    }
+}
+
+impl TryFrom<String> for VaeTiling {
+    type Error = ParseVaeTilingError;
+
+    fn try_from(text: String) -> Result<Self, ParseVaeTilingError> {
+        text.parse()
+    }
+}
+
+/// The error of parsing a text that is not a [`VaeTiling`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "\"{}\" is not a way to tile an autoencoder, expected auto, auto:BYTES, never, exact or fast",
+    printable(text)
+)]
+pub struct ParseVaeTilingError {
+    text: String,
+}
+
+/// Returns about how many bytes an untiled call needs beside the weights, for an input of
+/// `[batch, _, height, width]`.
+pub(crate) fn untiled_bytes(layers: &[Layer], batch: usize, [height, width]: [usize; 2]) -> u64 {
+    let mut pixels = (batch * height * width) as u64;
+    let mut largest = 0;
+    for layer in layers {
+        match layer {
+            Layer::Upsample { .. } => pixels *= 4,
+            layer if layer.halves() => pixels /= 4,
+            _ => {}
+        }
+        largest = largest.max(pixels * layer.outputs() as u64);
+    }
+    MAPS * 4 * largest
+}
+
+/// The number of largest feature maps that an untiled call holds at once.
+const MAPS: u64 = 4;
+
+#[cfg(test)]
+// In tests, a panic reports the failure.
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_back() {
+        for tiling in [
+            VaeTiling::default(),
+            VaeTiling::Auto { most_bytes: 0 },
+            VaeTiling::Never,
+            VaeTiling::Exact,
+            VaeTiling::Fast,
+        ] {
+            assert_eq!(tiling.to_string().parse(), Ok(tiling));
+            let json = serde_json::to_string(&tiling).unwrap();
+            assert_eq!(serde_json::from_str::<VaeTiling>(&json).unwrap(), tiling);
+        }
+        for wrong in ["", "Exact", "auto:", "auto:-1", "auto: 5"] {
+            assert!(wrong.parse::<VaeTiling>().is_err(), "{wrong}");
+        }
+    }
+}
