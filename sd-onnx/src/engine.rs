@@ -20,8 +20,9 @@ pub(crate) struct Engine {
     pub precision: Precision,
     /// The source of OpenVINO's provider. `None` if the device does not need it.
     pub openvino: Option<OpenVino>,
-    /// The form in which graphs are written.
-    dialect: Dialect,
+    /// The number of channels per block of ONNX Runtime's blocked convolutions. `None` if graphs
+    /// are written with plain convolutions.
+    channel_block: Option<usize>,
     /// Whether calls are made as CUDA needs them: sessions keep inputs on the device for later
     /// calls with the same inputs, and the two halves of guidance run as one batch.
     pub as_cuda: bool,
@@ -72,16 +73,12 @@ impl Engine {
         device.check_precision(precision)?;
         let runtime = Runtime::start(settings.library, device)?;
         let openvino = device.check(&runtime)?;
-        let dialect = match device {
-            Device::Cpu => Dialect {
-                channel_block: runtime.channel_block(),
-                ..Dialect::default()
-            },
-            Device::Cuda => Dialect::cuda(precision),
-            _ => Dialect::of(openvino, precision),
+        let channel_block = match device {
+            Device::Cpu => runtime.channel_block(),
+            _ => None,
         };
         let engine = Self {
-            dialect,
+            channel_block,
             as_cuda: device == Device::Cuda,
             runtime,
             device,
@@ -100,13 +97,19 @@ impl Engine {
 
     /// Returns the form in which graphs are written.
     pub fn dialect(&self) -> Dialect {
-        self.dialect
+        match self.as_cuda {
+            true => Dialect::cuda(self.precision),
+            false => Dialect {
+                channel_block: self.channel_block,
+                ..Dialect::of(self.openvino, self.precision)
+            },
+        }
     }
 
     /// Returns whether the factors of LoRAs must not be empty. OpenVINO has no empty tensors, and
     /// cuDNN no empty convolutions.
     pub fn pads_factors(&self) -> bool {
-        self.dialect.fixed_sizes || self.as_cuda
+        self.dialect().fixed_sizes || self.as_cuda
     }
 
     /// Returns whether a network is unloaded when another one is needed.
@@ -196,7 +199,6 @@ impl Engine {
     fn rehearsing(self) -> Self {
         match REHEARSED.get() {
             Some(precision) => Self {
-                dialect: Dialect::cuda(precision),
                 as_cuda: true,
                 precision,
                 ..self

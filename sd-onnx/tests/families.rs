@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use calls::{list, number, text, text_errors, unet_errors};
 use common::{Golden, family, load, lora_runs, relative_error, write_family};
-use ndarray::{Array2, Array3, Array4, Axis, Slice};
+use ndarray::{Array2, Array4};
 use safetensors::{Dtype, tensor::TensorView};
 use sd_onnx::{
-    Call, LatentDistribution, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
+    LatentDistribution, Picture, Pipeline, PromptOptions, Request, Sizes, StopToken,
     schedulers::from_config,
-    text::{EncodeOptions, PromptText, Side, Syntax, TextualInversion},
+    text::{EncodeOptions, Syntax, TextualInversion},
 };
 use sd_text::outside::chain;
 use serde_json::Value;
