@@ -20,7 +20,7 @@ mod windows;
 mod wrap;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -196,6 +196,27 @@ impl<'w> Graph<'w> {
         let written = write(self);
         (self.weights, self.prefix) = (outer, prefix);
         written
+    }
+
+    /// Removes the operators that no output needs, and the inputs that no operator reads. OpenVINO's
+    /// provider of ONNX Runtime 1.24 returns NaN for a graph with an input that is not read.
+    pub fn prune(&mut self) {
+        let outputs = self.graph.output.iter().map(|output| output.name.clone());
+        let mut needed: HashSet<String> = outputs.collect();
+        // An operator comes after those whose results it reads.
+        let mut nodes = std::mem::take(&mut self.graph.node);
+        nodes.reverse();
+        nodes.retain(|node| {
+            let is_needed = node.output.iter().any(|output| needed.contains(output));
+            if is_needed {
+                needed.extend(node.input.iter().cloned());
+            }
+            is_needed
+        });
+        nodes.reverse();
+        self.graph.node = nodes;
+        let inputs = &mut self.graph.input;
+        inputs.retain(|input| needed.contains(&input.name));
     }
 
     /// Returns the finished model.

@@ -172,6 +172,13 @@
 //! together. This saves the memory of the text encoders while the UNet runs, and the memory of the
 //! UNet while the VAE runs. It costs the time to load each network again.
 //!
+//! A run that [reuses deep features](crate::DeepCall) loads a second network over the same weights,
+//! the layers outside of a branch. It is loaded when features are first reused. For Stable Diffusion
+//! 1.5 at 512×512 on `Cpu`, it adds 39 MiB for branch 0, 47 for branch 1 and 86 for branch 2.
+//! [Merging tokens](crate::Call::merge_tokens) is another graph of the UNet. It takes the place of
+//! the graph without merging, so the first request that changes between them loads the UNet again.
+//! With two [`kept_sizes`](crate::Builder::kept_sizes) both stay loaded, which costs 1,189 MiB more.
+//!
 //! # Temporary files
 //! Weights are mapped from the model's own file where the device can read them as they are stored.
 //! Others are written to a temporary file in the cache folder while the network is loaded, and

@@ -178,6 +178,10 @@ impl<'a, 'w> Unet<'a, 'w> {
         let channels = self.config.inputs.channels;
         self.g.output(OUTPUT, output, &image_dims(channels));
         self.deep_outputs();
+        if let Part::Outside(_) = self.shortcuts.part {
+            // The outer layers may not attend to the prompt.
+            self.g.prune();
+        }
         self.g.finish()
     }
 
