@@ -141,10 +141,11 @@
 //! What was tested without a card: the graphs in f32 and f16 run on the CPU and give the values of
 //! diffusers. There, ONNX Runtime computes most operators of the f16 graphs in f32, so these tests
 //! show that the graphs are right, and not how far f16 rounds. In torch, one call of the small test
-//! models in f16 is up to 1.6 % from f32. ONNX Runtime 1.31.1 accepted the graphs with its CUDA
-//! kernels, beside stand-ins for NVIDIA's libraries that compute nothing, and left on the CPU only
-//! operators on sizes. The errors of a missing driver, library and card were seen. What was not
-//! seen is a picture, a time, or the memory on a card. `tests/cuda.rs` and the program
+//! models in f16 is up to 1.6 % from f32. ONNX Runtime 1.31.1 was also started beside stand-ins for
+//! NVIDIA's libraries that compute nothing. It placed all graphs in f32 and f16 on its CUDA
+//! kernels, except for operators on sizes, and a second call with the same inputs copied none of
+//! them. The errors of a missing driver, library and card were seen.
+//! What was not seen is a picture, a time, or the memory on a card. `tests/cuda.rs` and the program
 //! `benches/compare/cuda.py` check and measure that where there is one.
 //!
 //! # What a size costs
