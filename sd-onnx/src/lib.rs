@@ -116,6 +116,7 @@ mod provider;
 mod runtime;
 mod session;
 mod source;
+mod taesd;
 mod text_encoder;
 mod tiles;
 mod upscaler;
@@ -144,6 +145,7 @@ pub use sd_core::{
     Update, Upscaler, files, guidance, guide, image, infotext, ndarray, pixels, schedulers, slerp,
     text, upscale,
 };
+pub use taesd::TaesdUse;
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 pub use tiles::{ParseVaeTilingError, VaeTiling};
 
