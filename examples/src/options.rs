@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use sd_onnx::{
     Builder, Device, GenerateError, Guidance, HiresSize, ImageSize, LoraWeight, Pipeline,
     Precision, Prompt, RefinerShare, RefinerSwitch, Request, Seamless, Shortcuts, Sizes, Stopped,
-    TileWeights, Tiles,
+    TaesdUse, TileWeights, Tiles, VaeTiling,
     schedulers::{
         Ladder, Prediction, Sampler, Scheduler, SchedulerConfig, from_comfyui, from_webui,
         samplers::{SamplerRow, TABLE, WithConventions, row_of},
@@ -177,6 +177,9 @@ pub struct Machine {
     /// each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// How the autoencoder decodes large pictures: never, exact or fast tiles, auto, or auto:BYTES
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub vae_tiling: VaeTiling,
 }
 
 impl Machine {
@@ -187,6 +190,7 @@ impl Machine {
             .precision(self.precision)
             .low_memory(self.low_memory)
             .threads(threads(self.threads))
+            .vae_tiling(self.vae_tiling)
     }
 }
 
@@ -199,6 +203,10 @@ pub struct Elsewhere {
     /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
     #[arg(long, value_name = "PATH")]
     pub vae: Option<PathBuf>,
+    /// Decode pictures with this TAESD, which is faster and less exact; a file or a folder
+    /// [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub taesd: Option<PathBuf>,
     /// Take the text encoder (for SDXL, the first one) from another file or folder [default: the
     /// model's own]
     #[arg(long, value_name = "PATH")]
@@ -228,6 +236,9 @@ impl Elsewhere {
         }
         if let Some(path) = &self.vae {
             builder = builder.vae(path);
+        }
+        if let Some(path) = &self.taesd {
+            builder = builder.taesd(path, TaesdUse::PreviewsAndPictures);
         }
         if let Some(path) = &self.text_encoder {
             builder = builder.text_encoder(path);

@@ -389,6 +389,16 @@ pub trait LatentCodec: Send + Sync {
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError>;
 
+    /// Returns how the codec approximates the model's autoencoder for latents of this height and
+    /// width, such as `fast tiles`. Infotexts report it, because the pictures are not exactly those
+    /// of the autoencoder. A codec that approximates small pictures approximates large ones, too.
+    ///
+    /// Default: `None`. The codec computes the autoencoder as it is.
+    fn approximation(&self, [height, width]: [usize; 2]) -> Option<&'static str> {
+        let _ = (height, width);
+        None
+    }
+
     /// Returns the coefficients of previews, if they are known.
     ///
     /// Default: `None`. The pipeline [fits](LatentRgb::fit) them when it is built.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use image::RgbImage;
 use ndarray::{ArrayView3, Axis};
+use sd_text::outside::chain;
 use serde::Serialize;
 
 use crate::{
@@ -139,11 +140,29 @@ pub struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    /// Returns a small picture of [`denoised`](Self::denoised), with one pixel for each latent.
-    /// [`LatentRgb`](crate::LatentRgb) describes how it is made. [`files::png`](crate::files::png)
-    /// encodes it as a PNG.
+    /// Returns a picture of [`denoised`](Self::denoised). [`files::png`](crate::files::png) encodes
+    /// it as a PNG.
+    ///
+    /// The picture is small, with one pixel for each latent, as [`LatentRgb`](crate::LatentRgb)
+    /// describes. If the pipeline has a
+    /// [preview codec](crate::PipelineBuilder::preview_codec), the picture has full size. If that
+    /// codec fails or the run is stopped meanwhile, the small picture is returned. A failure is
+    /// logged as a `tracing` warning.
     pub fn preview(&self) -> RgbImage {
-        self.parts.latent_rgb.picture(self.denoised)
+        let small = || self.parts.latent_rgb.picture(self.denoised);
+        let Some(codec) = &self.parts.preview_codec else {
+            return small();
+        };
+        let latents = self.denoised.insert_axis(Axis(0));
+        match Parts::pixels_of(&**codec, latents, self.stop) {
+            Ok(pixels) => to_rgb(pixels.index_axis(Axis(0), 0)),
+            Err(error) => {
+                if !self.stop.is_stopped() {
+                    tracing::warn!("a preview could not be decoded: {}", chain(&error));
+                }
+                small()
+            }
+        }
     }
 
     /// Decodes [`denoised`](Self::denoised) to a picture of full size. This takes as long as

@@ -22,7 +22,7 @@ pub enum Update {
     Step {
         /// The state of the run, in numbers.
         step: StepInfo,
-        /// A small picture of the model's current estimate, with one pixel for each latent. See
+        /// A picture of the model's current estimate, usually with one pixel for each latent. See
         /// [`Progress::preview`](crate::Progress::preview).
         preview: RgbImage,
     },

@@ -39,6 +39,8 @@ pub(crate) struct Parts {
     pub refiner: Option<Refiner>,
     pub upscalers: Vec<NamedUpscaler>,
     pub latent_rgb: LatentRgb,
+    /// The codec that decodes previews. `None` for previews by `latent_rgb`.
+    pub preview_codec: Option<Arc<dyn LatentCodec>>,
 }
 
 /// A second model, which makes the last steps.
@@ -155,8 +157,16 @@ impl Parts {
         latents: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<Array4<f32>, GenerateError> {
+        Self::pixels_of(&*self.codec, latents, stop)
+    }
+
+    /// Decodes latents with this codec, and checks the shape of the result.
+    pub fn pixels_of(
+        codec: &dyn LatentCodec,
+        latents: ArrayView4<'_, f32>,
+        stop: &StopToken,
+    ) -> Result<Array4<f32>, GenerateError> {
         let _span = tracing::info_span!("decode").entered();
-        let codec = &self.codec;
         let (_, _, height, width) = latents.dim();
         let expected = (1, 3, height * codec.factor(), width * codec.factor());
         let pixels = codec

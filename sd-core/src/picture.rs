@@ -170,6 +170,8 @@ pub(crate) struct Made {
     pub refiner: Option<Arc<str>>,
     /// The axes along which the denoiser draws seamless pictures.
     pub seamless: Seamless,
+    /// How the codec approximates the model's autoencoder.
+    pub decoder: Option<&'static str>,
 }
 
 /// Converts `[3, h, w]` in `-1.0..=1.0` to 8 bits per channel, rounded to nearest. NaN becomes

@@ -75,6 +75,7 @@ pub struct PipelineBuilder {
     lora_library: Option<Arc<dyn LoraLibrary>>,
     refiner: Option<Refiner>,
     upscalers: Vec<NamedUpscaler>,
+    preview_codec: Option<Arc<dyn LatentCodec>>,
 }
 
 impl PipelineBuilder {
@@ -289,13 +290,45 @@ impl PipelineBuilder {
         self
     }
 
+    /// Sets a codec that decodes previews ([`Progress::preview`](crate::Progress::preview)), such
+    /// as TAESD. Previews then have full size and all details, and each one costs a call of this
+    /// codec.
+    ///
+    /// Default: none. Previews are a linear map of the latents.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # fn example(
+    /// #     builder: sd_core::PipelineBuilder,
+    /// #     taesd: Arc<dyn sd_core::LatentCodec>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::ops::ControlFlow;
+    ///
+    /// use sd_core::{Event, Request, StopToken};
+    ///
+    /// let pipeline = builder.preview_codec(taesd).build()?;
+    /// let request = Request::new("a fox").size(512, 512);
+    /// pipeline.run(&[request], &StopToken::new(), |event| {
+    ///     if let Event::Step(progress) = event {
+    ///         assert_eq!(progress.preview().dimensions(), (512, 512));
+    ///     }
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn preview_codec(mut self, codec: Arc<dyn LatentCodec>) -> Self {
+        self.preview_codec = Some(codec);
+        self
+    }
+
     /// Checks the parts and builds the pipeline.
     ///
     /// If the codec has no [`latent_rgb`](LatentCodec::latent_rgb), the coefficients of previews
     /// are [fitted](LatentRgb::fit) now. This costs eight decodes of 8 × 8 latents.
     ///
     /// # Errors
-    /// - [`BuildError::Parts`] if the denoiser, the codec, the prompt encoder and the refiner do
+    /// - [`BuildError::Parts`] if the denoiser, the codecs, the prompt encoder and the refiner do
     ///   not agree on channels, widths or inputs, or if the configuration for
     ///   [redrawing](Self::redrawing) has another noise schedule or prediction, or if two
     ///   [upscalers](Self::upscaler) have the same name, or one has a name of WebUI's own.
@@ -323,6 +356,7 @@ impl PipelineBuilder {
             lora_library,
             refiner,
             upscalers,
+            preview_codec,
         } = self;
         let schedule = Arc::new(NoiseSchedule::new(&scheduler)?);
         if let Some((other, _)) = &redrawing
@@ -355,6 +389,7 @@ impl PipelineBuilder {
             refiner,
             upscalers,
             latent_rgb,
+            preview_codec,
         };
         Ok(Pipeline {
             parts: Arc::new(parts),
@@ -375,6 +410,16 @@ impl PipelineBuilder {
         if latents != decoded {
             return Err(BuildError::Parts(format!(
                 "the denoiser has {latents} latent channels, the codec {decoded}"
+            )));
+        }
+        if let Some(codec) = &self.preview_codec
+            && (codec.latent_channels() != latents || codec.factor() == 0)
+        {
+            return Err(BuildError::Parts(format!(
+                "the denoiser has {latents} latent channels, the codec of previews has {} and {} \
+                 pixels per latent, expected as many channels and at least 1 pixel",
+                codec.latent_channels(),
+                codec.factor()
             )));
         }
         if inputs.patch == 0 {
@@ -504,6 +549,7 @@ impl Pipeline {
             lora_library: None,
             refiner: None,
             upscalers: Vec::new(),
+            preview_codec: None,
         }
     }
 
@@ -836,6 +882,7 @@ impl Pipeline {
         report.extend(parts.denoiser.report());
         report.extend(refiner.into_iter().flat_map(|it| it.denoiser.report()));
         report.extend(parts.codec.report());
+        report.extend(parts.preview_codec.iter().flat_map(|it| it.report()));
         report.extend(parts.upscalers.iter().flat_map(|it| it.network.report()));
         report
     }
@@ -888,7 +935,9 @@ impl Pipeline {
     /// which WebUI does not apply it, SDXL and Stable Diffusion 2. A refiner is dropped if this
     /// pipeline has none. Merged LoRAs are a difference unless this pipeline has the same LoRAs,
     /// with the same weights and in the same order. Seamless axes are a difference unless this
-    /// pipeline has the [same axes](Infotext::seamless). A network that enlarged the picture for a
+    /// pipeline has the [same axes](Infotext::seamless). An
+    /// [approximation](LatentCodec::approximation) of the decoder is a difference unless this
+    /// pipeline's codec makes the same. A network that enlarged the picture for a
     /// second pass is found by its [name](PipelineBuilder::upscaler); if this pipeline has none of
     /// that name, Lanczos replaces it, which is a difference.
     ///
@@ -924,6 +973,7 @@ impl Pipeline {
             let note = infotext::tiling::note_of_pipeline(inputs.seamless);
             again.differences.extend(note);
         }
+        self.compare_decoder(infotext, &mut again);
         self.compare_upscaler(infotext, &mut again);
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;
@@ -934,6 +984,26 @@ impl Pipeline {
             ));
         }
         again
+    }
+
+    /// Compares the decoder of the picture with the pipeline's codec.
+    fn compare_decoder(&self, infotext: &Infotext, again: &mut Reproduction) {
+        const LARGE: [usize; 2] = [1 << 14; 2];
+        let codec = &self.parts.codec;
+        let theirs = infotext.get(keys::SD_DECODER);
+        let theirs = theirs.filter(|_| !infotext.is_foreign());
+        match theirs {
+            Some(theirs) if codec.approximation(LARGE) == Some(theirs) => {
+                let note = infotext::decoder_note(theirs);
+                again.differences.retain(|difference| *difference != note);
+            }
+            Some(_) => {}
+            None => again.differences.extend(
+                codec
+                    .approximation([1, 1])
+                    .map(|own| format!("this pipeline decodes with {own}, unlike this picture")),
+            ),
+        }
     }
 
     /// Follows the network that enlarged the picture for a second pass, if this pipeline has it.

@@ -16,10 +16,10 @@ use std::{
 
 use common::{Fakes, Model, base, latents};
 use futures_core::Stream;
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView4};
 use sd_core::{
-    ClassifierFree, Event, GenerateError, ImageSize, Infotext, Pipeline, Request, StopToken,
-    Stopped, Update, files,
+    ClassifierFree, Event, GenerateError, ImageSize, Infotext, LatentCodec, LatentDistribution,
+    Pipeline, Request, StopToken, Stopped, Update, files,
     schedulers::{
         Ladder, NoiseSource, Run, Rung, Rungs, Sampler, Step,
         noise::TorchRng,
@@ -27,7 +27,7 @@ use sd_core::{
         samplers::{Calls, Heun, Needs},
     },
     slerp,
-    text::ClipSkip,
+    text::{BoxError, ClipSkip},
 };
 use sd_text::outside::chain;
 
@@ -125,6 +125,54 @@ fn a_look_at_a_step_is_small_or_full() {
         })
         .unwrap();
     assert_eq!(fakes.decodes(), 4 + 1, "four steps and the picture");
+}
+
+#[test]
+fn a_preview_codec_decodes_previews_in_full_size() {
+    /// Decodes previews to grey, or fails always.
+    struct Grey(bool);
+    impl LatentCodec for Grey {
+        fn latent_channels(&self) -> usize {
+            4
+        }
+        fn factor(&self) -> usize {
+            2
+        }
+        fn decode(
+            &self,
+            latents: ArrayView4<'_, f32>,
+            _: &StopToken,
+        ) -> Result<Array4<f32>, BoxError> {
+            let (_, _, height, width) = latents.dim();
+            match self.0 {
+                true => Err("no preview".into()),
+                false => Ok(Array4::zeros((1, 3, 2 * height, 2 * width))),
+            }
+        }
+        fn encode(
+            &self,
+            _: ArrayView4<'_, f32>,
+            _: &StopToken,
+        ) -> Result<LatentDistribution, BoxError> {
+            Err("previews are not encoded".into())
+        }
+    }
+    let fakes = Fakes::new();
+    // A codec that fails leaves the small previews.
+    for (fails, size) in [(false, (16, 12)), (true, (8, 6))] {
+        let builder = fakes.builder().preview_codec(Arc::new(Grey(fails)));
+        let pipeline = fakes.build(builder);
+        let mut steps = 0;
+        let run = pipeline.run(&[base()], &StopToken::new(), |event| {
+            if let Event::Step(progress) = event {
+                assert_eq!(progress.preview().dimensions(), size);
+                steps += 1;
+            }
+            Continue(())
+        });
+        run.unwrap();
+        assert_eq!((steps, fakes.decodes()), (4, 1));
+    }
 }
 
 #[test]

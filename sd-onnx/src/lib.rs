@@ -128,6 +128,7 @@ mod rehearsal;
 mod runtime;
 mod session;
 mod source;
+mod taesd;
 mod text_encoder;
 mod tiles;
 mod upscaler;
@@ -156,6 +157,7 @@ pub use sd_core::{
     StopToken, Stopped, TileWeights, Tiles, Timings, Unfinished, Update, Upscaler, files, guidance,
     guide, image, infotext, ndarray, pixels, schedulers, shortcuts, slerp, text, upscale,
 };
+pub use taesd::TaesdUse;
 pub use text_encoder::{PooledEmbeddings, TextEmbeddings, TextEncoder, similarity};
 pub use tiles::{ParseVaeTilingError, VaeTiling};
 

@@ -22,7 +22,7 @@ use crate::{
     },
     network::{Network, NetworkCall},
     session::Input,
-    tiles::{BAND_VALUES, Tiled, VaeTiling, untiled_bytes},
+    tiles::{self, BAND_VALUES, Tiled, Turn, VaeTiling, untiled_bytes},
     weights::Weights,
 };
 
@@ -197,6 +197,8 @@ pub(crate) struct OnnxCodec {
     tiling: VaeTiling,
     /// The layers that tiles run. `None` for a network that only runs untiled.
     layers: Option<Layers>,
+    /// The turn of the calls in tiles.
+    turn: Turn,
 }
 
 /// The source of an autoencoder's networks.
@@ -250,6 +252,7 @@ impl OnnxCodec {
             engine: engine.clone(),
             encoder: OnceLock::new(),
             tiling,
+            turn: Turn::default(),
         })
     }
 
@@ -263,6 +266,7 @@ impl OnnxCodec {
             encoder: OnceLock::new(),
             tiling: VaeTiling::Never,
             layers: None,
+            turn: Turn::default(),
         })
     }
 
@@ -314,6 +318,9 @@ impl OnnxCodec {
         let (layers, fast) = self.tiles_of(half, [batch, height, width])?;
         let Networks::Weights(weights) = &self.networks else {
             return None;
+        };
+        let Some(_turn) = self.turn.take(stop) else {
+            return Some(Err(RunError::Stopped));
         };
         // The untiled networks keep the memory of their largest call.
         self.decoder.network.unload();
@@ -405,7 +412,21 @@ impl LatentCodec for OnnxCodec {
         image: ArrayView4<'_, f32>,
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError> {
-        let moments = match self.run_tiled("VAE encoder", |it| &it.encoder, image, stop) {
+        let (_, _, height, width) = image.dim();
+        let factor = self.config.factor();
+        let halves = [height, width].iter().all(|side| side % factor == 0);
+        if !halves && matches!(self.tiling, VaeTiling::Exact | VaeTiling::Fast) {
+            return Err(format!(
+                "a picture of {width}×{height} pixels cannot be encoded in tiles, expected \
+                 multiples of {factor}"
+            )
+            .into());
+        }
+        let tiled = match halves {
+            true => self.run_tiled("VAE encoder", |it| &it.encoder, image, stop),
+            false => None,
+        };
+        let moments = match tiled {
             Some(moments) => moments?,
             None => {
                 let encoder = self.encoder().map_err(RunError::from)?;
@@ -439,6 +460,11 @@ impl LatentCodec for OnnxCodec {
             scale: self.config.scale.clone(),
             shift: self.config.shift.clone(),
         })
+    }
+
+    fn approximation(&self, [height, width]: [usize; 2]) -> Option<&'static str> {
+        let (layers, fast) = self.tiles_of(|it| &it.decoder, [1, height, width])?;
+        (fast && tiles::is_sampled(layers, height)).then_some("fast tiles")
     }
 
     fn latent_rgb(&self) -> Option<LatentRgb> {

@@ -95,6 +95,10 @@ keys! {
              pipeline's denoiser. Without a pipeline, it is a difference.";
         SD_TILING = "SD tiling":
             "`x` or `y` if the picture is seamless on only this axis. It is read like `Tiling`.";
+        SD_DECODER = "SD decoder":
+            "how the picture was decoded if not exactly by the model's autoencoder, such as `fast \
+             tiles`: [`LatentCodec::approximation`](crate::LatentCodec::approximation). It is a \
+             difference, unless the pipeline's codec makes the same approximation.";
     }
     "The prompts and other inputs:" {
         SD_SIZES = "SD sizes",

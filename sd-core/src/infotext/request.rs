@@ -116,6 +116,7 @@ pub(crate) fn reproduction(
     reading.inversions();
     reading.loras();
     reading.tiling();
+    reading.decoder();
     reading.start(&request);
     hires::note_enlarged(&mut reading);
     reading.others(draws);
@@ -1065,6 +1066,15 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Adds a difference for a picture that was not exactly decoded by the model's autoencoder.
+    fn decoder(&mut self) {
+        if let Some(decoder) = self.get(keys::SD_DECODER)
+            && !self.foreign
+        {
+            self.note(decoder_note(decoder));
+        }
+    }
+
     /// Adds differences for the picture that the run started from.
     fn start(&mut self, request: &Request) {
         let mut notes = self.infotext.start_notes();
@@ -1134,6 +1144,15 @@ pub(crate) fn loras_note(weights: &str) -> String {
     format!(
         "the LoRAs `{}` were merged into the model, and have to be loaded in this order",
         printable(weights)
+    )
+}
+
+/// Returns the difference for a picture whose decoder was approximated. `decoder` is the value of
+/// `SD decoder`.
+pub(crate) fn decoder_note(decoder: &str) -> String {
+    format!(
+        "the picture was decoded with {}, for which the model has to be loaded",
+        printable(decoder)
     )
 }
 

@@ -102,6 +102,9 @@ impl Writing<'_> {
         if let Some((key, value)) = tiling::entry(made.seamless) {
             self.add(key, value);
         }
+        if let Some(decoder) = made.decoder {
+            self.add(keys::SD_DECODER, decoder);
+        }
         if made.batch_size > 1 {
             self.add(keys::BATCH_SIZE, made.batch_size.to_string());
             self.add(keys::BATCH_POS, made.batch_position.to_string());

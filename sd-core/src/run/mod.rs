@@ -396,6 +396,7 @@ impl<'a> Batch<'a> {
         let (encoded, took) = &self.conditionings[i];
         let plan = &self.planned[request];
         let seeds = sampled.seeds[i];
+        let (_, _, height, width) = latents.dim();
         pixels.mapv_inplace(|value| value.clamp(-1.0, 1.0));
         Picture {
             request,
@@ -425,6 +426,7 @@ impl<'a> Batch<'a> {
                 called: self.called(plan),
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
                 seamless: self.parts.denoiser.inputs().seamless,
+                decoder: self.parts.codec.approximation([height, width]),
             },
         }
     }

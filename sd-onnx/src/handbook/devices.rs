@@ -180,6 +180,31 @@
 //! the graph without merging, so the first request that changes between them loads the UNet again.
 //! With two [`kept_sizes`](crate::Builder::kept_sizes) both stay loaded, which costs 1,189 MiB more.
 //!
+//! # Large pictures
+//! The autoencoder needs the most memory for a large picture. With an ordinary one, an untiled call
+//! needs 4 KiB for each pixel. Above a bound, which is 6 GiB by default, it therefore runs in
+//! exact tiles: one band of rows after another, with the same result, except for rounding.
+//! [`Builder::vae_tiling`](crate::Builder::vae_tiling) sets the bound, or chooses fast tiles, which
+//! need less memory and estimate some means of the network from a sample of the rows.
+//!
+//! The largest anonymous memory of a process that decodes one picture with random weights in the
+//! size of Stable Diffusion 1.5's autoencoder, on the CPU in f32, in MiB:
+//!
+//! | | untiled | exact tiles |
+//! |---|---|---|
+//! | 512×512 | 1,074 | 601 |
+//! | 1024×1024 | 4,243 | 1,372 |
+//!
+//! Exact tiles took 1.5 times the processor time of the untiled call at 512×512. At 1024×1024 no
+//! value of the two pictures differed by more than 0.05 of 255 levels.
+//!
+//! Three pictures of 2048×2048 pixels were decoded with the small model of the examples. Exact tiles
+//! differed from the untiled call by at most 0.4 of 255 levels. Fast tiles differed by at most 2.1
+//! levels and had a PSNR of 57 to 60 dB. The differences are smooth and show no seams. The program
+//! `vae` of the benches repeats these measurements, and makes pictures of the differences.
+//!
+//! OpenVINO compiles each part of the network for one size of bands. Tiles are untested there.
+//!
 //! # Temporary files
 //! Weights are mapped from the model's own file where the device can read them as they are stored.
 //! Others are written to a temporary file in the cache folder while the network is loaded, and

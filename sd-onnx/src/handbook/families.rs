@@ -21,7 +21,8 @@
 //!   [`image_guidance`](crate::Request::image_guidance).
 //! - **TAESD, TAESDXL and `AsymmetricAutoencoderKL`** are other autoencoders. They load from the
 //!   folder `vae`, with [`Builder::vae`](crate::Builder::vae) or with
-//!   [`Builder::codec`](crate::Builder::codec).
+//!   [`Builder::codec`](crate::Builder::codec). With [`Builder::taesd`](crate::Builder::taesd), a
+//!   TAESD decodes previews beside the model's own autoencoder.
 //!
 //! [LoRAs](super::files#loras) work with any of these models, but do not change an autoencoder or a
 //! refiner that [`Builder::refiner`](crate::Builder::refiner) loads. A LoRA must be for the same

@@ -150,8 +150,8 @@
 //! landscapes and patterns. With a picture to [start](crate::Request::start) from at a low
 //! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to
 //! what is there. The work of a step grows with the number of windows. Up to
-//! [`max_batch`](crate::Builder::max_batch) windows share a call. The autoencoder still decodes the
-//! whole picture at once.
+//! [`max_batch`](crate::Builder::max_batch) windows share a call. The autoencoder decodes the
+//! whole picture at once, or in tiles if it is [very large](crate::handbook::devices#large-pictures).
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and

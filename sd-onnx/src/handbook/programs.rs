@@ -72,7 +72,9 @@
 //! [`run`](crate::Pipeline::run) calls a closure after every step and with every finished picture,
 //! as a `Box<Picture>`. The event of a step has the number of the step and can show the unfinished
 //! picture: [`preview`](crate::Progress::preview) makes a small picture that costs almost nothing,
-//! and [`decode`](crate::Progress::decode) makes the full one.
+//! and [`decode`](crate::Progress::decode) makes the full one. With a TAESD
+//! ([`Builder::taesd`](crate::Builder::taesd)), previews have full size, and each one takes about a
+//! fiftieth of the time of decoding.
 //!
 //! The closure returns [`ControlFlow`](std::ops::ControlFlow), so `?` cannot pass on a `Result` in
 //! it. Collect the pictures as below and save them after the run, or keep the error in a variable

@@ -7,17 +7,19 @@
 //!
 //! - *Exact* tiles cut the network at every group norm. The moments are those of the whole map, so
 //!   the result differs from an untiled call only by rounding.
-//! - *Fast* tiles take the moments of the levels with the largest maps from a shrunken picture, and
-//!   cut the network only between these levels.
+//! - *Fast* tiles do the same, except at the level with the largest maps, which is the last one of a
+//!   decoder and the first one of an encoder. That level runs in one sweep, with moments that are
+//!   estimated from a sample of the rows.
 //!
 //! [segment]: crate::models::vae::segment
 
 mod map;
-mod shrink;
+mod sample;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod tiling;
+mod turn;
 mod windows;
 
 use std::{collections::HashMap, sync::Arc};
@@ -25,12 +27,13 @@ use std::{collections::HashMap, sync::Arc};
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
 use sd_core::{Seamless, StopToken};
 
-pub(crate) use self::tiling::untiled_bytes;
 pub use self::tiling::{ParseVaeTilingError, VaeTiling};
 use self::{
     map::Map,
+    sample::Sample,
     sweep::{Features, Sweeper},
 };
+pub(crate) use self::{tiling::untiled_bytes, turn::Turn};
 use crate::{
     RunError,
     engine::Engine,
@@ -42,8 +45,18 @@ use crate::{
 /// five such tensors.
 pub(crate) const BAND_VALUES: usize = 16 << 20;
 
-/// The number of levels of a decoder that fast tiles run with the moments of a shrunken picture.
-const FAST_LEVELS: usize = 2;
+/// Returns whether fast tiles of latents of this height are not exact ones, because they estimate
+/// moments from a sample.
+pub(crate) fn is_sampled(decoder: &[Layer], height: usize) -> bool {
+    let last = decoder.iter().rposition(is_upsampling).unwrap_or(0);
+    let (exact, level) = decoder.split_at(last);
+    let doublings = exact.iter().filter(|layer| is_upsampling(layer)).count();
+    Sample::of(level, height << doublings).is_some()
+}
+
+fn is_upsampling(layer: &Layer) -> bool {
+    matches!(layer, Layer::Upsample { .. })
+}
 
 /// A half of an autoencoder that runs in tiles.
 #[derive(Clone, Copy)]
@@ -97,56 +110,47 @@ impl Tiled<'_> {
             stop: self.stop,
             moments: HashMap::new(),
             band_values: self.band_values,
+            sample: None,
         };
-        let small = match self.fast {
-            true => shrink::shrunken(&input, self.layers),
-            false => None,
+        let x = Features::of(input);
+        let x = match self.fast {
+            true => self.fast(&mut sweeper, x),
+            false => sweeper.run(self.layers, x),
         };
-        let input = Features::of(input);
-        match small {
-            Some(small) => {
-                // Every group norm of this run leaves its moments behind.
-                sweeper.run(self.layers, Features::of(small))?;
-                self.fast(sweeper, input)
-            }
-            None => Ok(sweeper.run(self.layers, input)?.map),
-        }
+        Ok(x?.map)
     }
 
-    /// Runs the levels with the largest maps in one sweep each, and the other layers exactly.
-    fn fast(&self, mut sweeper: Sweeper<'_>, mut x: Features) -> Result<Map, RunError> {
-        let layers = self.layers;
-        if let Some(last) = layers.iter().rposition(Layer::halves) {
-            let (mut levels, exact) = layers.split_at(last + 1);
-            while !levels.is_empty() {
-                let end = levels.iter().position(Layer::halves);
-                let (level, rest) = levels.split_at(end.map_or(levels.len(), |at| at + 1));
-                levels = rest;
-                // Rows that wrap around and rows of zeros cannot be in one segment.
-                let (level, halving) = match self.seamless.y {
-                    true => level.split_at(level.len() - 1),
-                    false => (level, &level[..0]),
-                };
-                for chain in [level, halving] {
-                    if !chain.is_empty() {
-                        x = sweeper.chain(chain, x)?;
-                    }
-                }
-            }
-            return Ok(sweeper.run(exact, x)?.map);
+    /// Runs the level with the largest maps in one sweep, with moments that are estimated from a
+    /// sample, and the other layers exactly.
+    fn fast(&self, sweeper: &mut Sweeper<'_>, x: Features) -> Result<Features, RunError> {
+        if let Some(last) = self.layers.iter().rposition(is_upsampling) {
+            let (exact, level) = self.layers.split_at(last);
+            let x = sweeper.run(exact, x)?;
+            return self.level(sweeper, level, x);
         }
-        let is_upsampling = |layer: &Layer| matches!(layer, Layer::Upsample { .. });
-        let upsamplings: Vec<_> = (0..layers.len())
-            .filter(|&i| is_upsampling(&layers[i]))
-            .collect();
-        // The last two levels have nearly all of the work, and the largest maps.
-        let first = upsamplings.len().saturating_sub(FAST_LEVELS);
-        let mut cuts = upsamplings[first..].to_vec();
-        cuts.push(layers.len());
-        x = sweeper.run(&layers[..cuts[0]], x)?;
-        for level in cuts.windows(2) {
-            x = sweeper.chain(&layers[level[0]..level[1]], x)?;
+        if let Some(first) = self.layers.iter().position(Layer::halves) {
+            // Rows that wrap around and the row of zeros that is below a halved map cannot be in
+            // one segment.
+            let end = first + usize::from(!self.seamless.y);
+            let (level, exact) = self.layers.split_at(end);
+            let x = self.level(sweeper, level, x)?;
+            return sweeper.run(exact, x);
         }
-        Ok(x.map)
+        // There is only one level.
+        self.level(sweeper, self.layers, x)
+    }
+
+    /// Runs the level with the largest maps.
+    fn level(
+        &self,
+        sweeper: &mut Sweeper<'_>,
+        level: &[Layer],
+        x: Features,
+    ) -> Result<Features, RunError> {
+        let Some(sample) = Sample::of(level, x.map.height) else {
+            return sweeper.run(level, x);
+        };
+        sweeper.estimate(level, &x.map, sample)?;
+        sweeper.chain(level, x)
     }
 }

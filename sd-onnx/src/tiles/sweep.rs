@@ -6,6 +6,7 @@ use sd_core::{Seamless, StopToken};
 
 use super::{
     map::{Band, Map, Moments, Sums},
+    sample::Sample,
     windows::windows,
 };
 use crate::{
@@ -40,6 +41,8 @@ pub(super) struct Sweeper<'a> {
     pub moments: HashMap<String, Moments>,
     /// The largest number of values in any tensor of a band.
     pub band_values: usize,
+    /// The sample that the maps are made of, if they are not whole.
+    pub sample: Option<Sample>,
 }
 
 /// A feature map, and the sums over it.
@@ -125,6 +128,18 @@ impl Sweeper<'_> {
     pub fn chain(&self, layers: &[Layer], mut x: Features) -> Result<Features, RunError> {
         let pieces = layers.iter().cloned().map(Piece::Whole).collect();
         self.pieces(pieces, &mut x.map)
+    }
+
+    /// Estimates the moments of a level's group norms from a sample of the rows.
+    pub fn estimate(&mut self, level: &[Layer], map: &Map, sample: Sample) -> Result<(), RunError> {
+        let joined = sample.joined(map);
+        let seamless = std::mem::replace(&mut self.seamless.y, false);
+        self.sample = Some(sample);
+        // The input of a level is not normalised before its first convolution.
+        let found = self.run(level, Features::of(joined));
+        self.sample = None;
+        self.seamless.y = seamless;
+        found.map(drop)
     }
 
     /// Returns the number of values of the two largest maps of equal size that a residual block
@@ -288,7 +303,15 @@ impl Sweeper<'_> {
                     rows: size * geometry.output,
                     width: x.width * geometry.output / geometry.input,
                 };
-                sums.add(kept.clone(), band);
+                match self.sample {
+                    None => sums.add(kept.clone(), band),
+                    Some(sample) => {
+                        let height = units * geometry.output;
+                        for rows in sample.counted(kept.clone(), height) {
+                            sums.add(rows, band);
+                        }
+                    }
+                }
                 match &mut target {
                     Target::New(map) => map.write(kept.clone(), band),
                     Target::Over => {

@@ -213,7 +213,7 @@ fn fast_tiles_have_no_seams() {
     for seamless in [Seamless::NONE, Seamless::BOTH] {
         let model = Autoencoder::golden("four", seamless);
         for half in [Half::Decoder, Half::Encoder] {
-            let x = model.input(half, [1, 70, 3]);
+            let x = model.input(half, [1, 150, 2]);
             let tiled = |band_values| {
                 let found = model.tiled(half, &x, true, band_values, &StopToken::new());
                 found.unwrap()
