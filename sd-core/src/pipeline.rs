@@ -155,14 +155,14 @@ impl PipelineBuilder {
     /// - the step at which a refiner takes over;
     /// - the number of branches and of tokens of their prompts;
     /// - the noise level at which a start begins, and the rule of its mask;
-    /// - the [controls](crate::Request::controls), with the start if they see it, and the
-    ///   [windows](crate::Request::tiles);
+    /// - the [controls](crate::Request::controls), with the start if they see it, the
+    ///   [windows](crate::Request::tiles), and the [shortcuts](crate::Request::shortcuts);
     /// - for a second pass, all of the above again, and the upscaler.
     ///
     /// A picture from a batch differs from the same picture drawn alone only by rounding in the
     /// network. A scheduler that looks at all its values together
     /// ([`Needs::one_picture`](sd_schedulers::samplers::Needs::one_picture)) always draws pictures
-    /// alone.
+    /// alone, and so does [`Stability`](crate::shortcuts::Stability).
     ///
     /// Default: 1, because batches are slower on a CPU.
     ///

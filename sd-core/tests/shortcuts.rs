@@ -5,11 +5,12 @@
 
 mod common;
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
 use common::{Fakes, Model, base, latents};
 use sd_core::{
-    Event, GenerateError, Inputs, NetworkCalls, Pipeline, Request, Shortcuts, StopToken, Tiles,
+    Event, GenerateError, Hires, Inputs, NetworkCalls, Pipeline, RefinerShare, RefinerSwitch,
+    Request, Shortcuts, Start, StopToken, Tiles,
     schedulers::{SchedulerConfig, samplers::TABLE},
     shortcuts::{Deep, Forecast, Stability},
 };
@@ -184,7 +185,7 @@ fn both_prompts_share_a_call_where_that_is_faster() {
         let fakes = Fakes::with(model);
         let generation = fakes.pipeline().generate(&steps(9).shortcuts(shortcuts));
         let picture = generation.unwrap().pictures.remove(0);
-        let batch = fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed);
+        let batch = fakes.model.batch.load(Relaxed);
         (picture.latents, picture.timings.calls, fakes.calls(), batch)
     };
     for (shortcuts, computed) in [
@@ -210,7 +211,7 @@ fn prompts_of_different_lengths_have_their_own_calls() {
     let fakes = Fakes::with(model);
     let long = steps(3).prompt("a fox ".repeat(60)).negative("blurry");
     fakes.pipeline().generate(&long).unwrap();
-    let batch = fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed);
+    let batch = fakes.model.batch.load(Relaxed);
     assert_eq!((fakes.calls(), batch), (6, 1));
 }
 
@@ -290,10 +291,7 @@ fn stability_skips_whole_steps() {
         .count(2);
     let generation = pipeline.generate(&request).unwrap();
     // Each picture decides for itself.
-    assert_eq!(
-        fakes.model.batch.load(std::sync::atomic::Ordering::Relaxed),
-        1
-    );
+    assert_eq!(fakes.model.batch.load(Relaxed), 1);
     for picture in &generation.pictures {
         let calls = picture.timings.calls;
         assert_eq!(calls.full + calls.forecast, 40);
@@ -398,4 +396,122 @@ fn numbers_out_of_range_are_refused() {
     ] {
         assert_eq!(refused(&pipeline, &steps(4).shortcuts(shortcuts)), [field]);
     }
+}
+
+/// Forecasts that compute the steps 0, 1, 4, 7, 10 of a long run.
+fn sparse() -> Shortcuts {
+    Shortcuts::default().skip(Forecast {
+        warm_up: 2,
+        window: 3.0,
+        growth: 0.0,
+        last: 0,
+        ..Forecast::default()
+    })
+}
+
+/// The indices of the steps, of both passes, in which the network computed anything.
+fn computed(pipeline: &Pipeline, request: &Request) -> [Vec<usize>; 2] {
+    let mut computed = [Vec::new(), Vec::new()];
+    let observe = |event: Event<'_>| {
+        if let Event::Step(progress) = event
+            && progress.step.calls.full > 0
+        {
+            computed[usize::from(progress.step.second_pass)].push(progress.step.index);
+        }
+        ControlFlow::Continue(())
+    };
+    let requests = std::slice::from_ref(request);
+    pipeline.run(requests, &StopToken::new(), observe).unwrap();
+    computed
+}
+
+#[test]
+fn windows_are_forecast_as_one_picture() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let plain = steps(8).size(96, 64).shortcuts(sparse());
+    let windows = plain.clone().tiles(Tiles::new(48, 64).overlap(0));
+    let [plain, windows] = [plain, windows].map(|request| latents(&pipeline, &request));
+    // The steps 0, 1, 4 and 7 of both prompts, once for the picture and once for each window.
+    assert_eq!(fakes.calls(), 2 * 4 * (1 + 2));
+    let far = (&windows - &plain)
+        .mapv(f32::abs)
+        .fold(0.0, |a: f32, &b| a.max(b));
+    // Rounding of the averages.
+    assert!(far < 1e-4, "{far}");
+}
+
+#[test]
+fn pictures_share_a_batch_only_with_equal_shortcuts() {
+    let batch = |other: Shortcuts| {
+        let fakes = Fakes::new();
+        let pipeline = fakes.build(fakes.builder().max_batch(2));
+        let requests = [sparse(), other].map(|it| steps(8).shortcuts(it));
+        pipeline.generate_all(&requests).unwrap();
+        (fakes.calls(), fakes.model.batch.load(Relaxed))
+    };
+    assert_eq!(batch(sparse()), (2 * 4, 2));
+    assert_eq!(batch(Shortcuts::NONE), (2 * 4 + 2 * 8, 1));
+}
+
+#[test]
+fn a_second_pass_begins_with_computed_steps() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let request = steps(8)
+        .shortcuts(sparse())
+        .hires(Hires::scale(2.0).strength(1.0));
+    let every = [0, 1, 4, 7].to_vec();
+    assert_eq!(computed(&pipeline, &request), [every.clone(), every]);
+    let picture = pipeline.generate(&request).unwrap().pictures.remove(0);
+    assert_eq!(picture.timings.calls.full, 2 * (4 + 4));
+    let found = pipeline.reproduction(&picture.infotext());
+    assert_eq!(latents(&pipeline, &found.request), picture.latents);
+}
+
+#[test]
+fn a_start_counts_from_its_own_first_step() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let start = Start::latents(ndarray::Array4::from_elem((1, 4, 6, 8), 0.3)).strength(0.5);
+    let request = steps(16).shortcuts(sparse()).start(start);
+    assert_eq!(computed(&pipeline, &request), [vec![0, 1, 4, 7], vec![]]);
+}
+
+#[test]
+fn each_branch_has_its_own_forecasts() {
+    let fakes = Fakes::new();
+    let pipeline = fakes.pipeline();
+    let request = steps(8).prompt("a fox AND a cat").shortcuts(sparse());
+    let found = calls(&pipeline, &request);
+    assert_eq!((found.full, found.forecast), (3 * 4, 3 * 4));
+    // Equal branches have equal forecasts, so that half of each is the whole.
+    let twice = steps(8)
+        .prompt("a fox :0.5 AND a fox :0.5")
+        .shortcuts(sparse());
+    let once = steps(8).prompt("a fox :1 AND a fox :0").shortcuts(sparse());
+    let [twice, once] = [twice, once].map(|request| latents(&pipeline, &request));
+    let far = (&twice - &once)
+        .mapv(f32::abs)
+        .fold(0.0, |a: f32, &b| a.max(b));
+    // Rounding of the sums, which the fake's sine may enlarge.
+    assert!(far < 1e-3, "{far}");
+}
+
+#[test]
+fn a_refiner_begins_with_computed_steps() {
+    let (fakes, refiner) = (Fakes::new(), Fakes::new());
+    let prompts = common::prompts(&refiner.text);
+    let builder = fakes
+        .builder()
+        .refiner("fine", prompts, refiner.model.clone());
+    let pipeline = fakes.build(builder);
+    let by_steps = RefinerSwitch {
+        at: 0.5,
+        by: RefinerShare::Steps,
+    };
+    let request = steps(12).shortcuts(sparse()).refiner(by_steps);
+    let found = computed(&pipeline, &request);
+    assert_eq!(found, [vec![0, 1, 4, 6, 7, 10], vec![]]);
+    assert_eq!((fakes.calls(), refiner.calls()), (2 * 3, 2 * 3));
 }
