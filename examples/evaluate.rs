@@ -354,8 +354,8 @@ impl Judge<'_> {
             let mut ways = vec![Way::new("none".to_owned(), steps, Shortcuts::NONE)];
             for &shortcuts in &arguments.shortcuts {
                 let name = serde_json::to_string(&shortcuts).map_err(Failure::work)?;
-                let presets = Shortcuts::PRESETS.into_iter();
-                let preset = presets.filter(|(_, preset)| *preset == shortcuts).last();
+                let mut presets = Shortcuts::PRESETS.into_iter();
+                let preset = presets.find(|(_, preset)| *preset == shortcuts);
                 let name = preset.map_or(name, |(name, _)| name.to_owned());
                 ways.push(Way::new(name, steps, shortcuts));
             }

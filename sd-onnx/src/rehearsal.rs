@@ -268,7 +268,7 @@ fn a_batch_of_two_is_two_calls() {
         let texts = concatenate![Axis(0), contexts[0], contexts[1]];
         let both = predicted(&**denoiser, &both, 700.0, &texts);
         for (alone, both) in alone.iter().zip(both.axis_chunks_iter(Axis(0), 1)) {
-            let error = relative_error(&both, alone.as_slice().unwrap());
+            let error = relative_error(both, alone.as_slice().unwrap());
             println!("{precision} in a batch: {error:.1e}");
             assert!(error <= limit(precision), "{precision}: {error:.1e}");
         }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Parser;
 use sd_benches::{memory::anonymous_mib, unet::Run};
-use sd_onnx::{Call, DeepCall, DeepFeatures, Device, Precision, text::BoxError};
+use sd_onnx::{DeepCall, DeepFeatures, Device, Precision, text::BoxError};
 use serde_json::json;
 
 #[derive(Parser)]

@@ -126,7 +126,10 @@ struct Site {
 /// The values of the inputs with factors, in the order of the sites: `down` and `up`, each with its
 /// shape.
 #[derive(Debug, Default)]
-pub(crate) struct Inputs(Vec<[(Vec<usize>, Arc<[f32]>); 2]>);
+pub(crate) struct Inputs(Vec<[Factor; 2]>);
+
+/// The shape and the values of a factor.
+type Factor = (Vec<usize>, Arc<[f32]>);
 
 impl Sites {
     /// Makes the graphs over `weights` take the factors for these tensors, as far as the network
