@@ -90,8 +90,9 @@ pub struct Options {
     /// 512:256:gaussian; `none` undoes the windows in the file of txt2img --like
     #[arg(long, value_name = "SIZE[:OVERLAP[:WEIGHTS]]|none", value_parser = or_none(tiles))]
     pub tiles: Option<OrNone<Tiles>>,
-    /// Shortcuts, which make the run faster and change the picture a little: none, fast, faster, or
-    /// an object such as {"skip": {"forecast": {"window": 3}}} [default: none]
+    /// Shortcuts, which make the run faster and change the picture: none, fast, faster, or an
+    /// object such as {"skip": {"forecast": {"window": 3}}}; the handbook's chapter `shortcuts`
+    /// describes them [default: none]
     #[arg(long, value_name = "NAME|JSON", value_parser = shortcuts)]
     pub shortcuts: Option<Shortcuts>,
     /// Steps from noise to picture, 1 to the model's number of training timesteps (usually 1000)
@@ -166,8 +167,8 @@ pub struct Machine {
     /// Device: cpu, openvino (a CPU through Intel's OpenVINO), openvino-gpu, openvino-npu or cuda
     #[arg(long, value_name = "NAME", default_value_t)]
     pub device: Device,
-    /// Floating-point format that the networks are computed in: f32, bf16, f16 or int8 (the UNet in
-    /// 8-bit integers), if the device supports it
+    /// Number format that the networks compute in, if the device supports it: f32, bf16, f16 or
+    /// int8 (the UNet in 8-bit integers; the first load of a model measures it, which takes longer)
     #[arg(long, value_name = "TYPE", default_value_t)]
     pub precision: Precision,
     /// Keep only one network in memory at a time, and load each one when it is needed
@@ -177,7 +178,10 @@ pub struct Machine {
     /// each physical core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// How the autoencoder decodes large pictures: never, exact or fast tiles, auto, or auto:BYTES
+    /// How the autoencoder decodes and encodes large pictures: `never` in tiles, in `exact` tiles
+    /// (less memory, the same picture), in `fast` tiles (even less memory, a slightly different
+    /// picture), or `auto`: exact tiles if a call without tiles would need more than 6 GiB, or than
+    /// BYTES with auto:BYTES
     #[arg(long, value_name = "HOW", default_value_t)]
     pub vae_tiling: VaeTiling,
 }
@@ -203,8 +207,8 @@ pub struct Elsewhere {
     /// Take the autoencoder (VAE) from another file or folder [default: the model's own]
     #[arg(long, value_name = "PATH")]
     pub vae: Option<PathBuf>,
-    /// Decode pictures with this TAESD, which is faster and less exact; a file or a folder
-    /// [default: none]
+    /// Decode pictures and previews with this TAESD, a tiny autoencoder, which is faster and less
+    /// exact; a file or a folder [default: none]
     #[arg(long, value_name = "PATH")]
     pub taesd: Option<PathBuf>,
     /// Take the text encoder (for SDXL, the first one) from another file or folder [default: the

@@ -389,9 +389,9 @@ pub trait LatentCodec: Send + Sync {
         stop: &StopToken,
     ) -> Result<LatentDistribution, BoxError>;
 
-    /// Returns how the codec approximates the model's autoencoder for latents of this height and
-    /// width, such as `fast tiles`. Infotexts report it, because the pictures are not exactly those
-    /// of the autoencoder. A codec that approximates small pictures approximates large ones, too.
+    /// Returns the name of an approximation, such as `fast tiles`, if the codec decodes latents of
+    /// this height and width differently from the model's autoencoder. Infotexts record the name as
+    /// `SD decoder`. A codec that approximates small pictures must approximate large ones, too.
     ///
     /// Default: `None`. The codec computes the autoencoder as it is.
     fn approximation(&self, [height, width]: [usize; 2]) -> Option<&'static str> {

@@ -27,13 +27,14 @@ pub enum Event<'a> {
     Picture(Box<Picture>),
 }
 
-/// How often the network ran for one or several steps, and how often a
-/// [shortcut](crate::Shortcuts) saved a call.
+/// The number of calls of the network in one or several steps, and of the calls that
+/// [shortcuts](crate::Shortcuts) saved.
 ///
-/// The prompt, each further branch of it and the negative prompt count as a call each, also if they
-/// share a batch. A picture drawn in [windows](crate::Tiles) counts its windows as one call.
+/// In each step, the prompt, each further branch of the prompt and the negative prompt count as one
+/// call each, even if the network computes them together in a batch. All pictures of a batch
+/// together, and all [windows](crate::Tiles) of a picture together, also count as one call.
 ///
-/// With serde it is an object with a key for each field.
+/// With serde, the counts are an object with a key for each field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[non_exhaustive]
 pub struct NetworkCalls {
@@ -41,7 +42,8 @@ pub struct NetworkCalls {
     pub full: usize,
     /// The calls that reused [deep features](crate::shortcuts::Deep).
     pub shallow: usize,
-    /// The outputs that were [forecast](crate::shortcuts::Forecast) without a call.
+    /// The skipped calls: outputs that were [forecast](crate::shortcuts::Forecast), or
+    /// [used again](crate::shortcuts::Stability).
     pub forecast: usize,
     /// The calls for the negative prompt that
     /// [adaptive guidance](crate::Shortcuts::guidance) left out.
@@ -49,7 +51,8 @@ pub struct NetworkCalls {
 }
 
 impl NetworkCalls {
-    /// Returns the number of calls without shortcuts.
+    /// Returns the number of calls that a run without shortcuts would have made: the sum of all
+    /// fields.
     pub fn total(self) -> usize {
         self.full + self.shallow + self.forecast + self.left_out
     }
@@ -114,7 +117,7 @@ pub struct StepInfo {
     pub sigma: f32,
     /// The noise level at the end of the step.
     pub next: f32,
-    /// The calls of the network in the step, for all pictures of the batch together.
+    /// The calls of the network in the step, which are the same for all pictures of the batch.
     pub calls: NetworkCalls,
     /// The time that the step took for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "seconds")]

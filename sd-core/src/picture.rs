@@ -110,10 +110,11 @@ impl Picture {
     }
 }
 
-/// How long the stages of making a picture took.
+/// How long the stages of making a picture took, and how often the network was called.
 ///
-/// With serde it is an object of seconds:
-/// `{"encode": 0.1, "steps": [0.5, 0.5], "between": 0.0, "decode": 1.5}`.
+/// With serde it is an object of seconds and of the numbers of calls: `{"encode": 0.1, "steps":
+/// [0.5, 0.5], "calls": {"full": 4, "shallow": 0, "forecast": 0, "left_out": 0}, "between": 0.0,
+/// "decode": 1.5}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {
@@ -124,7 +125,8 @@ pub struct Timings {
     /// The time of each step, for all pictures of the batch together, without the observer.
     #[serde(serialize_with = "each_in_seconds")]
     pub steps: Vec<Duration>,
-    /// The calls of the network in all steps, for all pictures of the batch together.
+    /// The calls of the network in all steps of both passes. They are the same for all pictures of
+    /// the batch.
     pub calls: NetworkCalls,
     /// The time between the two passes, if there is a [second](crate::Hires) one: to enlarge the
     /// picture, to encode the prompts of the second pass and to load its LoRAs. Otherwise zero.

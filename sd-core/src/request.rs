@@ -266,8 +266,11 @@ pub struct Request {
     /// Default: `None`. The denoiser sees the whole picture.
     #[serde(default)]
     pub tiles: Option<Tiles>,
-    /// What the run leaves out to be faster. The pictures of a request change a little with it. With
-    /// a [second pass](Self::hires), they count for both passes, each from its own start.
+    /// The work that the run leaves out to be faster, which changes the picture a little. With a
+    /// [second pass](Self::hires), shortcuts act in both passes, and start anew in the second one.
+    ///
+    /// Shortcuts that the model or the sampler cannot take are refused.
+    /// [`Timings::calls`](crate::Timings::calls) and the infotext report the calls that were saved.
     ///
     /// Default: [`Shortcuts::NONE`].
     #[serde(default)]

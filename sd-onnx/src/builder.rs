@@ -172,8 +172,12 @@ impl Builder {
         self
     }
 
-    /// Sets the floating-point format that all networks compute in, whatever format their weights
-    /// are stored in.
+    /// Sets the number format that the networks compute in, whatever format their weights are
+    /// stored in.
+    ///
+    /// In [`Precision::Int8`], only the UNet computes in 8-bit integers, and the first load of a
+    /// model takes longer. In [`Precision::F16`] on [`Device::Cuda`], some networks compute in f32.
+    /// [`handbook::devices`](crate::handbook::devices) has the details.
     ///
     /// Loading fails with [`RuntimeError::Precision`](crate::RuntimeError::Precision) if the device
     /// does not support the format. [`Device::precisions`] lists the supported ones. The example of
@@ -727,9 +731,11 @@ impl Builder {
         self
     }
 
-    /// Sets how the autoencoder decodes and encodes large pictures.
+    /// Sets how the autoencoder decodes and encodes large pictures: untiled, or in exact or fast
+    /// tiles, which need less memory.
     ///
     /// A separately loaded [`codec`](Self::codec) has its own setting.
+    /// [`handbook::devices`](crate::handbook::devices#large-pictures) has figures.
     ///
     /// Default: [`VaeTiling::default`], exact tiles for pictures that need more than 6 GiB untiled.
     ///
@@ -743,22 +749,25 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// Loading fails for [`VaeTiling::Exact`] and [`VaeTiling::Fast`] with [`Error::Graph`] if the
-    /// autoencoder is an exported ONNX graph, and with [`Error::Config`] if it is a TAESD. Both
-    /// run only untiled.
+    /// Exported ONNX graphs and TAESDs run only untiled. For them, loading fails if this is
+    /// [`VaeTiling::Exact`] or [`VaeTiling::Fast`]: with [`Error::Graph`] for an exported graph,
+    /// and with [`Error::Config`] for a TAESD.
     pub fn vae_tiling(mut self, tiling: VaeTiling) -> Self {
         self.vae_tiling = tiling;
         self
     }
 
-    /// Adds a TAESD, a tiny autoencoder, beside the model's own autoencoder: anything that
-    /// [`vae`](Self::vae) accepts. It decodes previews
-    /// ([`Progress::preview`](crate::Progress::preview)), which then have full size, and with
-    /// [`TaesdUse::PreviewsAndPictures`] finished pictures, too.
+    /// Adds a TAESD, a tiny autoencoder, beside the model's own autoencoder.
+    ///
+    /// It decodes previews ([`Progress::preview`](crate::Progress::preview)), which then have full
+    /// size. With [`TaesdUse::PreviewsAndPictures`], it also decodes finished pictures. The path
+    /// may be anything that [`vae`](Self::vae) accepts. Use a TAESD for Stable Diffusion 1.x and
+    /// 2.x, and a TAESDXL for SDXL.
     ///
     /// A TAESD takes about a fiftieth of the time of the usual autoencoder, so a preview in each
-    /// step costs little beside a step. Pictures are similar, with less detail, and their infotext
-    /// says so. Pictures to start from are encoded by the model's own autoencoder.
+    /// step costs little compared with the step. The pictures that it decodes are similar to the
+    /// usual ones, with less detail, and their infotext has `SD decoder: TAESD`. Pictures to start
+    /// from are encoded by the model's own autoencoder.
     ///
     /// Default: none. Previews have one pixel for each latent.
     ///
@@ -782,8 +791,8 @@ impl Builder {
     /// # Errors
     /// [`load`](Self::load) opens the files. Beside the errors of any file, it returns:
     ///
-    /// - [`Error::Config`] if the autoencoder is not a TAESD, or if it has another number of pixels
-    ///   per latent than the model's own autoencoder and decodes pictures.
+    /// - [`Error::Config`] if the autoencoder is not a TAESD, or if it decodes pictures and has
+    ///   another number of pixels per latent than the model's own autoencoder.
     /// - [`Error::Pipeline`] if it has another number of latent channels than the UNet.
     pub fn taesd(mut self, path: impl Into<PathBuf>, used_for: TaesdUse) -> Self {
         self.taesd = Some((path.into(), used_for));

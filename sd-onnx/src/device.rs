@@ -63,9 +63,10 @@ impl Device {
 
     /// Returns the precisions that this device supports on this machine.
     ///
-    /// [`Cpu`](Self::Cpu) supports int8 if the processor has AVX-512 VNNI or AVX-VNNI, on Linux and
-    /// macOS. [`OpenVino`](Self::OpenVino) supports bf16 if it has AVX-512 or AVX-NE-CONVERT.
-    /// The lists for the GPU and the NPU are taken from OpenVINO's documentation.
+    /// [`Cpu`](Self::Cpu) supports int8 on Linux and macOS if the processor has AVX-512 VNNI or
+    /// AVX-VNNI, as all processors with AMX do. [`OpenVino`](Self::OpenVino) supports bf16 if the
+    /// processor has AVX-512 or AVX-NE-CONVERT. The lists for Intel's GPUs and NPUs are taken from
+    /// OpenVINO's documentation.
     ///
     /// ```
     /// use sd_onnx::{Device, Precision};

@@ -1,4 +1,4 @@
-//! The floating-point format that networks compute in.
+//! The number format that networks compute in.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::one_of;
 
-/// The floating-point format that a network computes in, whatever format its weights are stored in.
+/// The number format that networks compute in, whatever format their weights are stored in.
 ///
 /// [`Device::precisions`](crate::Device::precisions) lists what a device supports. Pictures in
 /// another precision than f32 are close to those in f32, but not identical.

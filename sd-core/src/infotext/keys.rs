@@ -124,8 +124,9 @@ keys! {
         SD_SHORTCUTS = "SD shortcuts":
             "what the run left out to be faster, [`Request::shortcuts`], as JSON.";
         SD_NETWORK_CALLS = "SD network calls":
-            "with shortcuts, how many calls of the network were computed, of how many without \
-             shortcuts, such as `24 of 40`. It is not read.";
+            "the number of calls of the network that a run with shortcuts made, and the number \
+             that it would have made without them, such as `24 of 40`. Calls that reused deep \
+             features follow, as in `40 of 40, 26 of them shallow`. It is not read.";
         DENOISING_STRENGTH = "Denoising strength":
             "the strength of a run that started from a picture, or else of a second pass.";
         HIRES_UPSCALE = "Hires upscale", HIRES_RESIZE = "Hires resize":

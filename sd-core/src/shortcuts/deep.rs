@@ -2,9 +2,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problem;
 
-/// DeepCache (Ma et al. 2023, <https://arxiv.org/abs/2312.00858>): the deep layers of a UNet run in
-/// one of several steps only. The steps between run the outer layers, with the deep features of the
+/// DeepCache (Ma et al. 2023, <https://arxiv.org/abs/2312.00858>): the deep layers of a UNet run
+/// only in every few steps. The other steps run the outer layers, with the deep features of the
 /// last full step.
+///
+/// ```
+/// use sd_core::{Request, Shortcuts, shortcuts::Deep};
+///
+/// let deep = Deep { interval: 2, ..Deep::default() };
+/// let request = Request::new("a fox").shortcuts(Shortcuts::NONE.skip(deep));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deep {
@@ -13,7 +20,8 @@ pub struct Deep {
     /// Default: 3.
     pub interval: usize,
     /// The branch at which the network is cut, from 0, the outermost one, to
-    /// [`Inputs::deep_branches`](crate::Inputs::deep_branches) - 1. A higher branch reuses less.
+    /// [`Inputs::deep_branches`](crate::Inputs::deep_branches) - 1. With a higher branch, more
+    /// layers run in each step, and the picture changes less.
     ///
     /// Default: 0.
     pub branch: usize,

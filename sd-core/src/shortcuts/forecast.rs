@@ -11,13 +11,16 @@ const MAX_DEGREE: usize = 16;
 /// Each value of the output is fitted with Chebyshev polynomials of the step's position in the run,
 /// by ridge regression over the outputs computed so far. The fit is mixed with a linear
 /// extrapolation of the last two outputs. The paper forecasts the features before the last layers
-/// of the network; here its output itself is forecast, for the prompt and for the negative prompt
-/// apart, so that no other graph is needed.
+/// of the network. Here, the output itself is forecast, separately for the prompt and for the
+/// negative prompt, so that no other graph is needed.
 ///
 /// The first steps are computed. After that, the distance from one computed step to the next starts
-/// at [`window`](Self::window), and grows by [`growth`](Self::growth) with each computed step. A
-/// change of the prompt in the run, of a LoRA's weight, or of the controls that act, starts this
-/// again.
+/// at [`window`](Self::window), and grows by [`growth`](Self::growth) with each computed step. The
+/// method starts again with computed steps when the prompt changes in the run, when the weight of a
+/// LoRA changes, and when a control starts or stops acting.
+///
+/// The presets have other values than [`Forecast::default`]: see
+/// [`Shortcuts::FAST`](super::Shortcuts::FAST).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Forecast {
@@ -48,7 +51,7 @@ pub struct Forecast {
     pub ridge: f64,
     /// The share of the fit in the forecast, `0.0..=1.0`. The rest is the linear extrapolation.
     ///
-    /// Default: 1, as in the authors' code for Flux. For SDXL it has 0.5.
+    /// Default: 1, as in the authors' code for Flux. Their code for SDXL has 0.5.
     pub fit: f64,
 }
 

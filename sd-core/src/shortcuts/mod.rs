@@ -1,10 +1,10 @@
 //! Shortcuts, which make a run faster and its pictures a little different.
 //!
-//! - [`Forecast`]: outputs of the network are extrapolated from earlier ones (Spectrum),
+//! - [`Forecast`]: outputs of the network are forecast from earlier ones (Spectrum),
 //!   <https://arxiv.org/abs/2603.01623>.
 //! - [`Stability`]: a step is skipped where the run is stable (SADA),
 //!   <https://arxiv.org/abs/2507.17135>.
-//! - [`Deep`]: the deep layers of a UNet run in every few steps only (DeepCache),
+//! - [`Deep`]: the deep layers of a UNet run only in every few steps (DeepCache),
 //!   <https://arxiv.org/abs/2312.00858>.
 //! - [`Shortcuts::guidance`]: the negative prompt is left out once it changes little (adaptive
 //!   guidance), <https://arxiv.org/abs/2312.12487>.
@@ -30,9 +30,11 @@ pub(crate) use stability::Criterion;
 
 use crate::{Inputs, Problem};
 
-/// Shortcuts of a run: what it leaves out to be faster. They change the picture a little.
+/// The work that a run leaves out to be faster. Shortcuts change the picture a little.
 ///
-/// Most requests need only a preset: [`Shortcuts::FAST`] or [`Shortcuts::FASTER`].
+/// Most requests need only a preset: [`Shortcuts::FAST`] or [`Shortcuts::FASTER`]. The chapter
+/// `shortcuts` of the handbook of `sd-onnx` compares the methods, and lists what each of them
+/// refuses.
 ///
 /// ```
 /// use sd_core::{Request, shortcuts::{Forecast, Shortcuts}};
@@ -42,40 +44,43 @@ use crate::{Inputs, Problem};
 /// let request = Request::new("a fox").shortcuts(own);
 /// ```
 ///
-/// With serde it is the name of a preset (`"none"`, `"fast"` or `"faster"`), or an object with a
-/// key for each field. All keys are optional.
+/// With serde, shortcuts are the name of a preset (`"none"`, `"fast"` or `"faster"`), or an object
+/// with a key for each field. All keys are optional.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Shortcuts {
-    /// How steps do without a full call of the network.
+    /// The method by which some steps avoid a full call of the network.
     ///
     /// Default: `None`. Every step calls the network.
     pub skip: Option<Skip>,
-    /// The cosine similarity, `-1.0..=1.0`, of the predictions for the prompt and for the negative
-    /// prompt from which the rest of the run leaves the negative prompt out, as at a guidance scale
-    /// of 1. The prediction for the prompt is then used as it is.
+    /// The threshold of adaptive guidance, a cosine similarity, `-1.0..=1.0`.
+    ///
+    /// Once the predictions for the prompt and for the negative prompt are at least this similar,
+    /// the rest of the run leaves the negative prompt out, as at a guidance scale of 1. At the
+    /// usual scales this changes the picture strongly.
     ///
     /// Default: `None`. The negative prompt is used in all steps in which guidance is on.
     pub guidance: Option<f32>,
-    /// The share of the tokens that the largest self-attention merges before it, `0.0..=0.75`.
+    /// The share of the tokens that are merged before the largest self-attention, `0.0..=0.75`. It
+    /// saves time only for large pictures.
     ///
     /// Default: 0. No tokens are merged.
     pub merge_tokens: f32,
 }
 
-/// How steps do without a full call of the network.
+/// A method by which some steps avoid a full call of the network.
 ///
-/// With serde it is an object with the name of the method as its only key, such as
+/// With serde, a method is an object with its name as the only key, such as
 /// `{"forecast": {"last": 2}}`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Skip {
-    /// The network's output is extrapolated from its earlier outputs.
+    /// The network's output is forecast from its earlier outputs.
     Forecast(Forecast),
     /// The network's last output is used again while the run is stable.
     Stability(Stability),
-    /// The deep layers of the network run in every few steps only.
+    /// The deep layers of the network run only in every few steps.
     Deep(Deep),
 }
 

@@ -3,17 +3,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::Problem;
 
-/// SADA's step criterion (Jiang et al. 2025, <https://arxiv.org/abs/2507.17135>): a step is skipped
-/// where the run is stable.
+/// SADA's step criterion (Jiang et al. 2025, <https://arxiv.org/abs/2507.17135>): calls of the
+/// network are skipped while the run is stable.
 ///
 /// After each step, an Adams-Moulton formula of third order guesses the latents from the last three
 /// gradients of the ODE. If the error of this guess points against the second difference of the
 /// gradients, the next call is skipped: the last guided output of the network is used again, on the
 /// guessed latents.
 ///
-/// The method is the one of the authors' code without its Lagrange interpolation and without its
-/// pruning of tokens. It looks at all values of a picture together, so that such pictures do not
-/// share batches. It is for models of a diffusion process, not for flow models.
+/// The authors' code also has a Lagrange interpolation and prunes tokens. This crate does neither.
+///
+/// The criterion looks at all values of a picture together, so pictures with this method do not
+/// share batches. The pictures of a request may skip different steps. Flow models and EDM models
+/// are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stability {

@@ -3,8 +3,8 @@
 //! # Which device
 //! | [`Device`] | runs on | [`Precision`] |
 //! |---|---|---|
-//! | `Cpu`, the default | any processor | f32, and int8 on x86-64 with VNNI or AMX |
-//! | `OpenVino` | x86-64 processors, fastest with AMX | f32, bf16 |
+//! | `Cpu`, the default | any processor | f32; [int8](#int8-on-the-cpu) on x86-64 with VNNI or AMX, except on Windows |
+//! | `OpenVino` | x86-64 processors, fastest with AMX | f32, [bf16](#what-bf16-changes) |
 //! | `OpenVinoGpu` | Intel's graphics cards | f32, f16 |
 //! | `OpenVinoNpu` | Intel's neural processors | f16 |
 //! | `Cuda` | NVIDIA's graphics cards since 2018 | f32, f16 |
@@ -16,7 +16,8 @@
 //! machine.
 //!
 //! `OpenVinoGpu`, `OpenVinoNpu` and `Cuda` are untested, because no machine of this project has
-//! such a device. [NVIDIA GPUs](#nvidia-gpus) says what was tested of `Cuda` without one.
+//! such a device. The section [NVIDIA GPUs](#nvidia-gpus) lists what was tested of `Cuda` without a
+//! card.
 //!
 //! Use OpenVINO in bf16 on a processor that computes in bf16. Compared with `Cpu`, a UNet call
 //! takes a third of the time with AMX (Intel's Xeons since 2023), and about half of the time with
@@ -63,35 +64,41 @@
 //!
 //! # int8 on the CPU
 //! `Cpu` computes most layers of the UNet in 8-bit integers when
-//! [`Builder::precision`](crate::Builder::precision) is `Int8`. The processor needs AVX-512 VNNI,
-//! AVX-VNNI or AMX, which `Device::Cpu.precisions()` shows.
+//! [`Builder::precision`](crate::Builder::precision) is [`Int8`](crate::Precision::Int8). The
+//! processor needs AVX-512 VNNI, AVX-VNNI or AMX. On Windows, int8 is not available.
+//! `Device::Cpu.precisions()` contains `Int8` if this machine supports it. Otherwise, loading fails
+//! with [`RuntimeError::Precision`](crate::RuntimeError::Precision). In the examples, the option is
+//! `--precision int8`.
 //!
 //! ```no_run
 //! use sd_onnx::{Precision, Request};
 //!
 //! let builder = sd_onnx::builder().precision(Precision::Int8);
-//! let pipeline = builder.load("stable-diffusion-v1-5")?; // calibrates it the first time
+//! let pipeline = builder.load("stable-diffusion-v1-5")?; // the first time, it is calibrated
 //! pipeline.generate(&Request::new("a fox"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! - *Weights* become integers when the model is loaded, with a scale for each output channel.
-//!   LoRAs that are merged into the weights become integers with them. The product with a LoRA that
-//!   a prompt calls is added in f32.
+//!   LoRAs that are merged into the weights become integers with them. LoRAs that a prompt calls
+//!   stay in f32.
 //! - *Linear layers* measure the range of their input in each call.
 //! - *Convolutions* have fixed ranges, from the calibration. A value outside of its range is
-//!   clipped, so the ranges are wider than the ones that were measured: by 10 % for inputs, and by
-//!   half of the range on each side for outputs.
+//!   clipped. The ranges are therefore wider than the measured ones: by 10 % on each side for
+//!   inputs, and by 50 % on each side for outputs.
 //! - Attention, norms, activation functions and the sums between layers stay in f32, and so do the
 //!   first and the last convolution and the layers of the timestep.
 //!
-//! The calibration draws three pictures of six steps in f32, with the model's own sampler, guidance
-//! and size. It then draws one of three steps, in which each layer also computes in int8 on the
-//! same input. A layer whose squared error is more than 0.1 % of its squared output stays in f32.
-//! The calibration is a JSON file in `sd-onnx/calibration` in the user's own cache folder. It
-//! belongs to the UNet's weights and the LoRAs that are merged into them. A damaged file is
-//! replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each time
-//! that it is loaded.
+//! The first load of a model *calibrates* it. The calibration first draws three pictures of six
+//! steps in f32, with the model's own sampler, guidance and size, and measures the ranges. It then
+//! draws one picture of three steps, in which each layer also computes in int8 on the same input,
+//! and measures the errors. A layer whose squared error is more than 0.1 % of its squared output
+//! stays in f32.
+//!
+//! The result is a JSON file in `sd-onnx/calibration` in the user's own cache folder. Later loads
+//! read it. Other weights of the UNet, or other merged LoRAs, need another calibration. A damaged
+//! file is replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each
+//! time that it is loaded.
 //!
 //! Text encoders, autoencoders, control networks, upscalers and a refiner compute in f32.
 //!
@@ -103,11 +110,12 @@
 //! - ONNX Runtime's build with CUDA. With the feature `fetch` it is downloaded when the device is
 //!   first used: 256 MB, which takes 313 MB on the disk (on Windows 168 and 213 MB). Otherwise,
 //!   `ORT_DYLIB_PATH` or [`Builder::runtime`](crate::Builder::runtime) names the library
-//!   `libonnxruntime.so.1.31.1` or `onnxruntime.dll` of the Python package `onnxruntime-gpu`. Its
-//!   other two libraries lie beside it;
-//! - the libraries of CUDA 13 and cuDNN 9, which are never downloaded. Installed from NVIDIA's
-//!   packages, the system finds them (`LD_LIBRARY_PATH` or, on Windows, `PATH` may have to name
-//!   their folders). From Python's packages, `ORT_CUDA_PATH` names their folder:
+//!   `libonnxruntime.so.1.31.1` or `onnxruntime.dll` of the Python package `onnxruntime-gpu`. Keep
+//!   the two other libraries of the package beside it;
+//! - the libraries of CUDA 13 and cuDNN 9, which are never downloaded. The system finds them if
+//!   they were installed from NVIDIA's packages, although `LD_LIBRARY_PATH` (on Windows, `PATH`)
+//!   may have to name their folders. If they were installed with pip, `ORT_CUDA_PATH` names their
+//!   folder:
 //!
 //! ```console
 //! $ pip install "nvidia-cuda-runtime~=13.0" "nvidia-cuda-nvrtc~=13.0" "nvidia-cublas~=13.0" \
@@ -116,37 +124,42 @@
 //! $ cargo run --release --example txt2img -- "a fox" --device cuda --precision f16
 //! ```
 //!
-//! A process loads one ONNX Runtime. This build runs networks on the CPU, too, so a program that
-//! uses both devices loads a model on `cuda` first. What is missing is an error that names it:
-//! [`RuntimeError::NoDevice`](crate::RuntimeError::NoDevice) if ONNX Runtime is built without CUDA,
-//! [`RuntimeError::CudaLibraries`](crate::RuntimeError::CudaLibraries) if NVIDIA's libraries are
-//! missing, and [`RuntimeError::NoGpu`](crate::RuntimeError::NoGpu) if the driver or the card is.
+//! A process loads one ONNX Runtime. The build with CUDA also runs networks on the CPU. A program
+//! that uses both devices must therefore load a model on `Cuda` first. Each of these errors names
+//! what is missing:
 //!
-//! In f16, all values of the UNet, the text encoders and the ControlNets are f16, and so are their
+//! - [`RuntimeError::NoDevice`](crate::RuntimeError::NoDevice): ONNX Runtime is built without CUDA.
+//! - [`RuntimeError::CudaLibraries`](crate::RuntimeError::CudaLibraries): NVIDIA's libraries.
+//! - [`RuntimeError::NoGpu`](crate::RuntimeError::NoGpu): the driver or the card.
+//!
+//! **f16.** All values of the UNet, the text encoders and the ControlNets are f16, and so are their
 //! weights: f16 weights are read in place, and others go through a [temporary
 //! file](#temporary-files). The sinusoids of timesteps are computed in f32 outside of the network.
 //! ONNX Runtime's kernels for group norms and matrix products sum in f32. An autoencoder computes
-//! in f16 if its values fit: if its configuration has `"force_upcast": false`, or has no such key
-//! and the `scaling_factor` of Stable Diffusion 1.x and 2.x. SDXL's autoencoder computes in f32,
-//! because its values exceed f16. Image encoders and networks that enlarge pictures compute in f32,
-//! too. A value that overflows in f16 makes the picture [an
-//! error](crate::GenerateError::NotFinite). In f32, TensorFloat-32 is off.
+//! in f16 if its configuration has `"force_upcast": false`, or if it has no such key and the
+//! `scaling_factor` of Stable Diffusion 1.x and 2.x. SDXL's autoencoder computes in f32, because
+//! its values exceed f16. Image encoders and networks that enlarge pictures compute in f32, too. If
+//! a value overflows in f16, the result is [an error](crate::GenerateError::NotFinite) instead of a
+//! picture.
 //!
-//! The samplers run on the CPU. In each call, the latents go to the card and the prediction comes
-//! back: for 512 × 512 pixels 65,536 bytes each way, and the double with guidance, whose two halves
-//! are one batch. The other inputs, such as the embeddings of the prompts and the factors of LoRAs,
-//! stay on the card until they change. The outputs of a ControlNet pass through the memory of the
-//! CPU in each step.
+//! **f32.** TensorFloat-32 is off.
 //!
-//! What was tested without a card: the graphs in f32 and f16 run on the CPU and give the values of
-//! diffusers. There, ONNX Runtime computes most operators of the f16 graphs in f32, so these tests
-//! show that the graphs are right, and not how far f16 rounds. In torch, one call of the small test
-//! models in f16 is up to 1.6 % from f32. ONNX Runtime 1.31.1 was also started beside stand-ins for
-//! NVIDIA's libraries that compute nothing. It placed all graphs in f32 and f16 on its CUDA
-//! kernels, except for operators on sizes, and a second call with the same inputs copied none of
-//! them. The errors of a missing driver, library and card were seen.
-//! What was not seen is a picture, a time, or the memory on a card. `tests/cuda.rs` and the program
-//! `benches/compare/cuda.py` check and measure that where there is one.
+//! **Copies.** The samplers run on the CPU. In each call, the latents go to the card and the
+//! prediction comes back. For 512 × 512 pixels this is 65,536 bytes each way, or twice as much with
+//! guidance, because the prompt and the negative prompt are one batch. The other inputs, such as
+//! the embeddings of the prompts and the factors of LoRAs, stay on the card until they change. The
+//! outputs of a ControlNet pass through the memory of the CPU in each step.
+//!
+//! **What was tested without a card.** The graphs in f32 and f16 run on the CPU and give the values
+//! of diffusers. There, ONNX Runtime computes most operators of the f16 graphs in f32. These tests
+//! therefore show that the graphs are right, but not how much f16 rounds. In torch, one call of the
+//! small test models in f16 differs from f32 by up to 1.6 %. ONNX Runtime 1.31.1 was also started
+//! with substitutes for NVIDIA's libraries that compute nothing. It placed all graphs in f32 and
+//! f16 on its CUDA kernels, except for operators on sizes, and a second call with the same inputs
+//! copied none of them. The errors for a missing driver, library and card were seen.
+//!
+//! **What was not seen** is a picture, a time, or the memory on a card. On a machine with a card,
+//! `tests/cuda.rs` checks the networks, and the program `benches/compare/cuda.py` measures them.
 //!
 //! # What a size costs
 //! `Cpu` and `Cuda` take pictures of any size. OpenVINO compiles the UNet and the VAE for one size
@@ -173,19 +186,46 @@
 //! together. This saves the memory of the text encoders while the UNet runs, and the memory of the
 //! UNet while the VAE runs. It costs the time to load each network again.
 //!
-//! A run that [reuses deep features](crate::DeepCall) loads a second network over the same weights,
-//! the layers outside of a branch. It is loaded when features are first reused. For Stable Diffusion
-//! 1.5 at 512×512 on `Cpu`, it adds 39 MiB for branch 0, 47 for branch 1 and 86 for branch 2.
-//! [Merging tokens](crate::Call::merge_tokens) is another graph of the UNet. It takes the place of
-//! the graph without merging, so the first request that changes between them loads the UNet again.
-//! With two [`kept_sizes`](crate::Builder::kept_sizes) both stay loaded, which costs 1,189 MiB more.
+//! Two of the [shortcuts](super::shortcuts) change the memory of a run:
+//!
+//! - [Deep features](crate::shortcuts::Deep) need a second network over the same weights: the
+//!   layers outside of the branch. It is loaded when features are first reused. For Stable
+//!   Diffusion 1.5 at 512×512 on `Cpu`, it adds 39 MiB for branch 0, 47 MiB for branch 1 and 86 MiB
+//!   for branch 2.
+//! - [Merged tokens](crate::Shortcuts::merge_tokens) need another graph of the UNet, which replaces
+//!   the graph without merging. So the UNet is loaded again when a request merges tokens and the
+//!   request before it did not, or the other way round. With two
+//!   [`kept_sizes`](crate::Builder::kept_sizes), both graphs stay loaded, which costs 1,189 MiB
+//!   more.
 //!
 //! # Large pictures
-//! The autoencoder needs the most memory for a large picture. With an ordinary one, an untiled call
-//! needs 4 KiB for each pixel. Above a bound, which is 6 GiB by default, it therefore runs in
-//! exact tiles: one band of rows after another, with the same result, except for rounding.
-//! [`Builder::vae_tiling`](crate::Builder::vae_tiling) sets the bound, or chooses fast tiles, which
-//! need less memory and estimate some means of the network from a sample of the rows.
+//! The autoencoder needs the most memory for a large picture. The autoencoder of Stable Diffusion
+//! 1.x, 2.x or SDXL needs 4 KiB for each pixel in an untiled call: 1 GiB for 512×512 pixels, 16 GiB
+//! for 2048×2048. A call that would need more than a bound runs in tiles instead, one band of rows
+//! after another. The bound is 6 GiB by default. There are two kinds of
+//! [tiles](crate::VaeTiling):
+//!
+//! - *Exact* tiles, the default, need about 1 KiB for each pixel: 4 GiB for 2048×2048. The picture
+//!   is the same, except for rounding.
+//! - *Fast* tiles need less memory and time. The picture is slightly different, because the group
+//!   norms of the largest level use means that are estimated from a sample of the rows.
+//!
+//! [`Builder::vae_tiling`](crate::Builder::vae_tiling), and `--vae-tiling` in the examples, sets
+//! the bound or chooses the tiles. The weights of the UNet and of the text encoders come on top,
+//! unless [`Builder::low_memory`](crate::Builder::low_memory) unloads these networks before the
+//! picture is decoded:
+//!
+//! ```no_run
+//! use sd_onnx::{Request, Tiles, VaeTiling};
+//!
+//! let pipeline = sd_onnx::builder()
+//!     .vae_tiling(VaeTiling::Fast)
+//!     .low_memory(true)
+//!     .load("stable-diffusion-v1-5")?;
+//! let request = Request::new("mountains under snow").size(2048, 2048);
+//! pipeline.generate(&request.tiles(Tiles::new(512, 512)))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! The largest anonymous memory of a process that decodes one picture with random weights in the
 //! size of Stable Diffusion 1.5's autoencoder, on the CPU in f32, in MiB:
@@ -198,10 +238,11 @@
 //! Exact tiles took 1.5 times the processor time of the untiled call at 512×512. At 1024×1024 no
 //! value of the two pictures differed by more than 0.05 of 255 levels.
 //!
-//! Three pictures of 2048×2048 pixels were decoded with the small model of the examples. Exact tiles
-//! differed from the untiled call by at most 0.4 of 255 levels. Fast tiles differed by at most 2.1
-//! levels and had a PSNR of 57 to 60 dB. The differences are smooth and show no seams. The program
-//! `vae` of the benches repeats these measurements, and makes pictures of the differences.
+//! Three pictures of 2048×2048 pixels were decoded with the small model of the examples. Exact
+//! tiles differed from the untiled call by at most 0.4 of 255 levels. Fast tiles differed by at
+//! most 2.1 levels and had a PSNR of 57 to 60 dB. The differences are smooth and show no seams. The
+//! project's program `benches/src/bin/vae.rs` repeats these measurements, and makes pictures of the
+//! differences.
 //!
 //! OpenVINO compiles each part of the network for one size of bands. Tiles are untested there.
 //!

@@ -10,7 +10,7 @@
 //! 5. [`programs`]: servers, windows and games: how to share a pipeline, and how to watch, stop and
 //!    stream a run.
 //! 6. [`pictures`]: pictures as input: image to image, inpainting, outpainting and
-//!    instruct-pix2pix; also second passes and seamless pictures.
+//!    instruct-pix2pix; also second passes, large pictures in windows and seamless pictures.
 //! 7. [`control`]: ControlNets, T2I-Adapters and IP-Adapters, which make a run follow a picture.
 //! 8. [`upscaling`]: networks that enlarge pictures, and redrawing large pictures in tiles.
 //! 9. [`pieces`]: embeddings, textual inversions, latents, noise, and custom samplers, guidance and
@@ -19,7 +19,8 @@
 //!     needs.
 //! 11. [`files`]: which model files load, how to use LoRAs, how to convert models, and what a
 //!     picture file records.
-//! 12. [`devices`]: OpenVINO, CUDA, bf16, int8, and how much memory a model needs.
+//! 12. [`devices`]: OpenVINO, CUDA, bf16, int8, how much memory a model needs, and the autoencoder
+//!     in tiles.
 //! 13. [`contributing`]: how to build and test this project, and how to write golden files.
 //! 14. [`where_it_goes`]: which files of this project a change touches.
 

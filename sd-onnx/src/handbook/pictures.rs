@@ -151,7 +151,8 @@
 //! strength, or in a [second pass](#a-second-pass-in-a-larger-size), the windows add details to
 //! what is there. The work of a step grows with the number of windows. Up to
 //! [`max_batch`](crate::Builder::max_batch) windows share a call. The autoencoder decodes the
-//! whole picture at once, or in tiles if it is [very large](crate::handbook::devices#large-pictures).
+//! whole picture at once. If the picture is very large, the autoencoder uses [its own
+//! tiles](super::devices#large-pictures), which have nothing to do with these windows.
 //!
 //! # Instruct-pix2pix
 //! A model for instructions, such as "make it winter", takes the picture as an additional input and

@@ -72,9 +72,9 @@
 //! [`run`](crate::Pipeline::run) calls a closure after every step and with every finished picture,
 //! as a `Box<Picture>`. The event of a step has the number of the step and can show the unfinished
 //! picture: [`preview`](crate::Progress::preview) makes a small picture that costs almost nothing,
-//! and [`decode`](crate::Progress::decode) makes the full one. With a TAESD
-//! ([`Builder::taesd`](crate::Builder::taesd)), previews have full size, and each one takes about a
-//! fiftieth of the time of decoding.
+//! and [`decode`](crate::Progress::decode) makes the full one. With a TAESD, a tiny autoencoder
+//! that [`Builder::taesd`](crate::Builder::taesd) adds, `preview` makes a picture of full size.
+//! This takes about a fiftieth of the time of `decode`.
 //!
 //! The closure returns [`ControlFlow`](std::ops::ControlFlow), so `?` cannot pass on a `Result` in
 //! it. Collect the pictures as below and save them after the run, or keep the error in a variable
@@ -177,7 +177,8 @@
 //!
 //! # Timings and traces
 //! [`Picture::timings`](crate::Picture::timings) has the time of encoding, of each step and of
-//! decoding.
+//! decoding. Its field [`calls`](crate::Timings::calls) counts the calls of the network, and the
+//! calls that [shortcuts](super::shortcuts) saved.
 //!
 //! A subscriber of the [`tracing`](https://docs.rs/tracing) crate receives an event for each step,
 //! at the level debug, and these spans, at the level info except for `unet`, which is at debug:

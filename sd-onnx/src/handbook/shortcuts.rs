@@ -1,8 +1,8 @@
 //! Faster runs, whose pictures change a little.
 //!
-//! Nearly all the time of a run goes into calls of the network. A *shortcut* leaves out some of
-//! them, or a part of their work. Each one trades exactness for speed, so all of them are off by
-//! default.
+//! Nearly all the time of a run goes into calls of the UNet, which this chapter calls the network.
+//! A *shortcut* leaves out some of these calls, or a part of their work. Each shortcut trades
+//! exactness for speed, so all of them are off by default.
 //!
 //! ```no_run
 //! use sd_onnx::{Request, Shortcuts};
@@ -11,32 +11,43 @@
 //! let request = Request::new("a fox in the snow").steps(50).shortcuts(Shortcuts::FAST);
 //! let generation = pipeline.generate(&request)?;
 //! let calls = generation.pictures[0].timings.calls;
-//! println!("{} of {} calls of the network", calls.full + calls.shallow, calls.total());
+//! println!("{} of {} calls were made", calls.full + calls.shallow, calls.total());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! In the examples, the option is `--shortcuts fast`, or an object in JSON, as in
 //! `--shortcuts '{"skip": {"forecast": {"window": 3}}}'`.
 //!
+//! # Presets
+//! Both presets forecast the network's output in some steps. They compute the first four steps, the
+//! last one, and some of the steps between. The time of a run falls about as the number of computed
+//! steps:
+//!
+//! | preset | between the first four steps and the last | computed of 20 steps | of 50 |
+//! |---|---|---|---|
+//! | [`FAST`](crate::Shortcuts::FAST), `fast` | every second step is computed | 12 | 27 |
+//! | [`FASTER`](crate::Shortcuts::FASTER), `faster` | every third step is computed | 10 | 20 |
+//!
 //! # Methods
-//! [`Request::shortcuts`](crate::Request::shortcuts) is a preset, or a combination of one method
-//! that skips calls with the two options below the table.
+//! [`Request::shortcuts`](crate::Request::shortcuts) is a preset or a combination of your own: at
+//! most one method of the table, and either or both of the options below the table.
 //!
 //! | [`Skip`](crate::shortcuts::Skip) | what it does | needs |
 //! |---|---|---|
-//! | [`Forecast`](crate::shortcuts::Forecast) | Spectrum: computes some of the steps, and forecasts the network's output for the others by a polynomial fit of all earlier outputs | nothing |
-//! | [`Stability`](crate::shortcuts::Stability) | SADA: uses the last output again where the run is stable, which each picture decides for itself | a model of a diffusion process |
-//! | [`Deep`](crate::shortcuts::Deep) | DeepCache: computes only the outer layers of the UNet in most steps | a UNet that can be cut |
+//! | [`Forecast`](crate::shortcuts::Forecast) | Spectrum: computes some of the steps, and forecasts the network's output in the others by a polynomial fit of the earlier outputs | nothing |
+//! | [`Stability`](crate::shortcuts::Stability) | SADA: uses the last output again while the run of the picture is stable | a model that is neither a flow model nor an EDM model |
+//! | [`Deep`](crate::shortcuts::Deep) | DeepCache: computes only the outer layers of the UNet in most steps | a UNet whose graph this library writes |
 //!
-//! - [`guidance`](crate::Shortcuts::guidance), adaptive guidance: once the predictions for the
-//!   prompt and the negative prompt are as similar as this, the rest of the run leaves the negative
-//!   prompt out. At the usual scales this changes the picture strongly, because even small
-//!   differences of the predictions are multiplied by the scale.
-//! - [`merge_tokens`](crate::Shortcuts::merge_tokens), token merging: the share of tokens that the
-//!   largest self-attention merges. It pays off for large pictures.
+//! - [`guidance`](crate::Shortcuts::guidance) is adaptive guidance. It is a threshold: once the
+//!   predictions for the prompt and the negative prompt are this similar, the rest of the run
+//!   leaves the negative prompt out. At the usual scales this changes the picture strongly, because
+//!   the scale multiplies even small differences between the predictions.
+//! - [`merge_tokens`](crate::Shortcuts::merge_tokens) is token merging. It is the share of the
+//!   tokens that are merged before the largest self-attention. It saves time only for large
+//!   pictures.
 //!
-//! Before a shortcut, consider a run of fewer steps: that is the simplest shortcut, and it has a
-//! row in the tables below.
+//! The simplest shortcut is a run of fewer steps. It needs no option, and has a row in the tables
+//! below.
 //!
 //! # What they cost
 //! FIGURES
@@ -44,33 +55,40 @@
 //! # What is refused
 //! A shortcut that cannot be taken is an error that names the reason:
 //!
-//! - Methods that skip calls need a sampler of an ODE that calls the model once in each step. They
-//!   refuse samplers that add noise between steps (ancestral and SDE samplers, DDPM, LCM, TCD,
-//!   Restart, and others with `eta` or `s_churn` above 0), because earlier outputs say little about
-//!   the next one after new noise. They also refuse samplers with more than one call in a step
-//!   (Heun, DPM2, PNDM, PLMS) and DPM adaptive. 22 of the 42 samplers remain.
+//! - The three methods of the table need a sampler that calls the model once in each step and adds
+//!   no noise between steps. After new noise, earlier outputs say little about the next one. So the
+//!   methods refuse ancestral and SDE samplers, DDPM, LCM, TCD, Restart, and others with `eta` or
+//!   `s_churn` above 0. They also refuse samplers with more than one call in a step (Heun, DPM2,
+//!   PNDM, PLMS) and DPM adaptive. 22 of the 42 samplers remain, such as DPM++ 2M, Euler and DDIM.
 //! - [`Stability`](crate::shortcuts::Stability) refuses the CFG++ samplers, flow models and EDM
 //!   models.
 //! - [`Deep`](crate::shortcuts::Deep) refuses [windows](crate::Request::tiles), and networks that
-//!   cannot be cut.
+//!   cannot be cut, such as UNets that another tool exported to ONNX.
 //! - [`guidance`](crate::Shortcuts::guidance) refuses the CFG++ samplers, which use the negative
 //!   prompt in every step.
-//! - [`merge_tokens`](crate::Shortcuts::merge_tokens) refuses networks that cannot merge tokens.
+//! - [`merge_tokens`](crate::Shortcuts::merge_tokens) refuses networks that cannot merge tokens:
+//!   all UNets on OpenVINO, and UNets that another tool exported to ONNX.
 //!
-//! # How they work together with other options
-//! - Where the prompt changes (`[fox:cat:0.5]`), a LoRA's weight changes, or a control begins or
-//!   ends to act, the method starts again with its first, computed steps. A prompt that alternates
-//!   (`[fox|cat]`) therefore computes every step.
-//! - A refiner starts again, too, and so does a [second pass](crate::Request::hires).
-//! - Runs that start from a picture work; their positions count from their own first step.
-//! - Pictures share a batch only if their shortcuts are equal, and never with
-//!   [`Stability`](crate::shortcuts::Stability).
-//! - Each prompt of a run (between `AND`s, the negative prompt, and the third prompt of
-//!   instruct-pix2pix) has forecasts of its own.
+//! # Shortcuts with other options
+//! - The method starts again with its first, computed steps when the prompt changes
+//!   (`[fox:cat:0.5]`), when a LoRA's weight changes, and when a control starts or stops acting. A
+//!   prompt that alternates (`[fox|cat]`) changes in each step, so every step is computed.
+//! - The method also starts again when a refiner takes over, and at the start of a
+//!   [second pass](crate::Request::hires).
+//! - A run that starts from a picture can take all shortcuts. The method counts its steps from the
+//!   first step that the run makes.
+//! - Pictures share a batch only if their shortcuts are equal. Pictures with
+//!   [`Stability`](crate::shortcuts::Stability) never share a batch.
+//! - Each prompt of a run is forecast separately: each text between `AND`s, the negative prompt,
+//!   and the third prompt of instruct-pix2pix.
 //!
 //! # What a run reports
 //! [`StepInfo::calls`](crate::StepInfo::calls) counts the calls of a step, and
-//! [`Timings::calls`](crate::Timings::calls) the calls of a picture: how many computed everything,
-//! how many reused deep features, how many outputs were forecast, and how many negative prompts were
-//! left out. The infotext of a picture has `SD shortcuts`, which reproduces the picture, and
-//! `SD network calls`, such as `24 of 40`.
+//! [`Timings::calls`](crate::Timings::calls) the calls of all steps of a picture. The fields of
+//! [`NetworkCalls`](crate::NetworkCalls) are the calls that computed everything, the calls that
+//! reused deep features, the calls that were skipped, and the calls for the negative prompt that
+//! were left out.
+//!
+//! The infotext of a picture has `SD shortcuts`, the shortcuts as JSON, so the picture can be drawn
+//! again with the same shortcuts. It also has `SD network calls`, such as `24 of 40`: 24 calls were
+//! made, where a run without shortcuts makes 40.

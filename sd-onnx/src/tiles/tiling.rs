@@ -9,23 +9,25 @@ use crate::models::vae::Layer;
 
 /// How an autoencoder decodes and encodes large pictures.
 ///
-/// An untiled call holds about four feature maps of the largest size at once. With the autoencoder
-/// of Stable Diffusion 1.x, 2.x or SDXL, which has 256 channels at the picture's size, it needs
+/// An untiled call holds about four of the network's largest feature maps at once. The autoencoder
+/// of Stable Diffusion 1.x, 2.x or SDXL has 256 channels at the picture's size, so the call needs
 /// 4 KiB for each pixel: 1 GiB for 512 × 512 pixels, and 16 GiB for 2048 × 2048. In tiles, the
 /// network runs on one band of rows after another:
 ///
 /// - *Exact* tiles compute each group norm over the whole picture, so they keep whole feature maps
-///   between group norms. The picture is the same, except for rounding. A pixel needs about 1 KiB
-///   with the autoencoders above.
+///   between group norms. The picture is the same, except for rounding. The autoencoders above need
+///   about 1 KiB for each pixel: 4 GiB for 2048 × 2048.
 /// - *Fast* tiles are like exact ones, except that the level with the largest feature maps runs in
 ///   one sweep, with group norms that are estimated from a sample of the rows. They need less time
 ///   and memory than exact tiles, and the picture is slightly different. There are no seams,
 ///   because bands overlap by as many rows as the network reads around a pixel. Infotexts record
-///   `SD decoder: fast tiles`. A picture of few rows is decoded exactly.
+///   `SD decoder: fast tiles`. A picture with too few rows for a sample is decoded in exact tiles.
 ///
-/// The network is loaded in parts, each for one sweep over the picture. Meanwhile the networks of
-/// untiled calls are unloaded, so that their memory is free. Each picture of a batch is tiled by
-/// itself. [`handbook::devices`](crate::handbook::devices#large-pictures) has figures.
+/// The network is loaded in parts, each for one sweep over the picture. Meanwhile, the
+/// autoencoder's networks for untiled calls are unloaded, so that their memory is free. The UNet
+/// and the text encoders stay loaded, except with
+/// [`Builder::low_memory`](crate::Builder::low_memory). The pictures of a batch are tiled one after
+/// another. [`handbook::devices`](crate::handbook::devices#large-pictures) has figures.
 ///
 /// With serde and as text, a value is `never`, `exact`, `fast`, `auto`, or `auto:BYTES` with
 /// another bound.
@@ -41,8 +43,8 @@ use crate::models::vae::Layer;
 #[non_exhaustive]
 pub enum VaeTiling {
     /// `auto`: exact tiles if the untiled call would need more than a number of bytes, and an
-    /// untiled call otherwise. A picture that needs more than this number in exact tiles, too, is
-    /// still decoded in exact tiles.
+    /// untiled call otherwise. Fast tiles are never chosen, even if exact tiles also need more than
+    /// this number.
     Auto {
         /// The largest memory of an untiled call beside the network's weights, in bytes. It is
         /// estimated as 16 bytes for each value of the network's largest feature map.
