@@ -110,13 +110,22 @@ impl Shortcuts {
         merge_tokens: 0.0,
     };
 
-    /// Shortcuts that keep the picture.
+    /// Shortcuts that mostly keep the picture: [`Skip::Forecast`] for every second step after the
+    /// first four.
+    ///
+    /// It makes 0.60 of the network's calls at 20 steps and 0.56 at 50. With DPM++ 2M Karras, the
+    /// small model of the examples then differs from a run without shortcuts by a PSNR of 27 dB on
+    /// average at 20 steps, and shows the right thing as often. The handbook has more figures.
     pub const FAST: Self = Self {
         skip: Some(Skip::Forecast(Forecast::FAST)),
         ..Self::NONE
     };
 
-    /// Shortcuts that save more, and keep less of the picture.
+    /// Shortcuts that save more, and change the picture more: [`Skip::Forecast`] for two of three
+    /// steps after the first four.
+    ///
+    /// It makes 0.50 of the network's calls at 20 steps and 0.40 at 50. At 20 steps, the PSNR of
+    /// the small model is 20 dB. Use it with many steps.
     pub const FASTER: Self = Self {
         skip: Some(Skip::Forecast(Forecast::FASTER)),
         ..Self::NONE
@@ -235,9 +244,17 @@ impl Shortcuts {
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields, rename = "Shortcuts")]
 struct Fields {
+    #[serde(skip_serializing_if = "Option::is_none")]
     skip: Option<Skip>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     guidance: Option<f32>,
+    #[serde(skip_serializing_if = "is_zero")]
     merge_tokens: f32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(share: &f32) -> bool {
+    *share == 0.0
 }
 
 impl Serialize for Shortcuts {
