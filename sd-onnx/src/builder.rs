@@ -623,6 +623,7 @@ impl Builder {
     /// - [`Error::Config`] if the class of a folder is not supported.
     /// - [`Error::Missing`] if an IP-Adapter has no vision model.
     /// - [`Error::Graph`] if the model's UNet is an ONNX file that another tool exported.
+    /// - [`Error::Int8`] if the precision is [`Precision::Int8`].
     ///
     /// ```no_run
     /// use sd_onnx::{Control, Request, files};
@@ -1751,6 +1752,9 @@ fn denoiser(
     let config = folder.config("unet")?;
     let mut unet = UnetConfig::new(&config, folder.sizes())?;
     unet.inputs = unet.inputs.seamless(seamless);
+    if engine.precision == Precision::Int8 {
+        check_calibrated(folder, settings, unet.inputs.extra_channels)?;
+    }
     let engine = &engine.for_unet();
     let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
@@ -1760,6 +1764,34 @@ fn denoiser(
         denoiser: OnnxDenoiser::new(unet, weights, &adapters.live("unet"), controls, engine)?,
         config: Some(config),
         resnets,
+    })
+}
+
+/// Refuses inputs of a UNet in int8 that the calibration does not measure. Values outside of the
+/// measured ranges are clipped, and the pictures would be wrong.
+///
+/// # Errors
+/// [`Error::Int8`].
+fn check_calibrated(
+    model: &Source,
+    settings: &ControlSettings<'_>,
+    extra_channels: usize,
+) -> Result<(), Error> {
+    let problem = if !settings.paths.is_empty() {
+        "control networks change the values within the UNet, and the calibration for int8 measures \
+         the UNet without them; load the model in f32, or without control networks"
+            .to_owned()
+    } else if extra_channels > 0 {
+        format!(
+            "the UNet reads {extra_channels} channels of a picture or a mask beside the latents, \
+             and the calibration for int8 draws from prompts alone; load the model in f32"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Int8 {
+        path: model.path().to_path_buf(),
+        problem,
     })
 }
 

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use ndarray::{Array4, ArrayViewMut4, Axis, Ix4};
+use ndarray::{ArrayViewMut4, Ix4};
 use sd_core::{BoxError, Call, Denoiser, Event, Inputs, Pipeline, Request, StopToken, files};
 use sd_text::outside::{self, printable};
 use serde::{Deserialize, Serialize};
@@ -311,7 +311,8 @@ impl Int8Unet {
         });
         let pipeline = pipeline(tapped.clone())?;
         for (seed, prompt) in PROMPTS.iter().take(PICTURES[round]).enumerate() {
-            let request = self.request(&pipeline, prompt, seed as u64, STEPS[round]);
+            let steps = pipeline.defaults().steps.min(STEPS[round]);
+            let request = Request::new(*prompt).seed(seed as u64).steps(steps);
             let drawn = pipeline.run(&[request], &StopToken::new(), |event| match event {
                 // The picture itself is not needed, so it is not decoded.
                 Event::Step(progress) if progress.step.index + 1 == progress.step.total => {
@@ -336,26 +337,6 @@ impl Int8Unet {
         }
         let mut seen = tapped.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(std::mem::take(&mut *seen))
-    }
-
-    /// Returns the request of a picture of the calibration, with the model's own sampler and
-    /// guidance.
-    fn request(&self, pipeline: &Pipeline, prompt: &str, seed: u64, steps: usize) -> Request {
-        let request = Request::new(prompt).seed(seed);
-        let steps = pipeline.defaults().steps.min(steps);
-        let inputs = &self.takes.inputs;
-        if inputs.extra_channels == 0 {
-            return request.steps(steps);
-        }
-        let size = pipeline.default_size();
-        let factor = pipeline.codec().factor();
-        let [height, width] = [size.height(), size.width()].map(|side| side as usize / factor);
-        let mut beside = Array4::zeros((1, inputs.extra_channels, height, width));
-        if inputs.extra_channels == inputs.channels + 1 {
-            // An inpainting model takes the mask first. Everything is redrawn.
-            beside.index_axis_mut(Axis(1), 0).fill(1.0);
-        }
-        request.steps(steps).beside(beside)
     }
 }
 

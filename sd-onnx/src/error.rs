@@ -213,6 +213,16 @@ pub enum Error {
         /// The parts or the setting, and the reason.
         source: sd_core::BuildError,
     },
+    /// The UNet gets inputs that the calibration for
+    /// [`Precision::Int8`](crate::Precision::Int8) does not measure, so its pictures in int8 could
+    /// be wrong.
+    #[error("{}: {problem}", shown(path))]
+    Int8 {
+        /// The model's file or folder.
+        path: PathBuf,
+        /// The inputs, and what to do instead.
+        problem: String,
+    },
     /// A picture of the calibration for [`Precision::Int8`](crate::Precision::Int8) cannot be
     /// drawn.
     #[error("{}: the UNet cannot be calibrated for int8", shown(path))]

@@ -33,15 +33,16 @@ pub enum Precision {
     /// `f16`: 16-bit floats with 11 bits of precision and values up to 65,504. For GPUs and NPUs.
     F16,
     /// `int8`: 8-bit integers in most layers of the UNet, and f32 in everything else: attention,
-    /// norms, the text encoders, the autoencoder, control networks and a refiner. For processors
+    /// norms, the text encoders, the autoencoder and a refiner. For processors
     /// with AVX-512 VNNI, AVX-VNNI or AMX.
     ///
     /// The first time that a model is loaded in int8, it is *calibrated*: a few pictures are drawn
     /// in f32, which show the ranges of the values and the error of each layer. This takes as long
     /// as two pictures of 20 steps. The calibration is kept in `sd-onnx/calibration` in the user's
     /// own cache folder. [`Builder::load_denoiser`](crate::Builder::load_denoiser) needs a
-    /// calibration that [`Builder::load`](crate::Builder::load) has made. Exported UNets are
-    /// refused. The handbook's page about [devices](crate::handbook::devices) has the figures.
+    /// calibration that [`Builder::load`](crate::Builder::load) has made. Exported UNets, models
+    /// that read a picture or a mask beside the latents, and control networks are refused. The
+    /// handbook's page about [devices](crate::handbook::devices) has the figures.
     Int8,
 }
 

@@ -100,7 +100,12 @@
 //! file is replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each
 //! time that it is loaded.
 //!
-//! Text encoders, autoencoders, control networks, upscalers and a refiner compute in f32.
+//! Text encoders, autoencoders, upscalers and a refiner compute in f32.
+//!
+//! What the calibration does not measure is refused when the model is loaded, because values
+//! outside of the measured ranges are clipped: control networks, whose outputs are added within the
+//! UNet, and models that read a picture or a mask beside the latents, as for inpainting and
+//! instruct-pix2pix. They are used in f32. Exported UNets are refused, too.
 //!
 //! # NVIDIA GPUs
 //! [`Device::Cuda`] runs on Linux and Windows on x86-64. It needs:
