@@ -45,6 +45,14 @@ pub trait Denoiser: Send + Sync {
         Err(format!("there is no control network {network}").into())
     }
 
+    /// Returns the name of the number format that the network computes in, such as `int8`, if it is
+    /// not f32. Infotexts record it as `SD precision`.
+    ///
+    /// Default: `None`. The network computes in f32.
+    fn precision(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Returns where the nodes of the loaded network run.
     ///
     /// Default: an empty list.
@@ -391,7 +399,7 @@ pub trait LatentCodec: Send + Sync {
 
     /// Returns the name of an approximation, such as `fast tiles`, if the codec decodes latents of
     /// this height and width differently from the model's autoencoder. Infotexts record the name as
-    /// `SD decoder`. A codec that approximates small pictures must approximate large ones, too.
+    /// `SD decoder`.
     ///
     /// Default: `None`. The codec computes the autoencoder as it is.
     fn approximation(&self, [height, width]: [usize; 2]) -> Option<&'static str> {

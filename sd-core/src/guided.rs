@@ -96,16 +96,20 @@ struct Line {
 }
 
 impl Lines {
-    fn forget(&mut self) {
+    fn all(&mut self) -> impl Iterator<Item = &mut Line> {
         let others = [&mut self.negative, &mut self.blank, &mut self.both];
-        self.prompt.iter_mut().chain(others).for_each(Line::forget);
+        self.prompt.iter_mut().chain(others)
     }
-}
 
-impl Line {
+    /// Forgets everything.
     fn forget(&mut self) {
-        self.history.clear();
-        self.kept = false;
+        self.all().for_each(|line| line.history.clear());
+        self.forget_features();
+    }
+
+    /// Forgets the deep features, so that the next call of each line computes everything.
+    fn forget_features(&mut self) {
+        self.all().for_each(|line| line.kept = false);
     }
 }
 
@@ -176,7 +180,8 @@ impl Network<'_> {
         lines: &mut Lines,
         outputs: [&mut [f32]; 2],
     ) -> Result<bool, BoxError> {
-        if !self.denoiser.inputs().batches_guidance || turn.work == Work::Forecast {
+        let inputs = self.denoiser.inputs();
+        if !inputs.batches_guidance || inputs.guidance || turn.work == Work::Forecast {
             return Ok(false);
         }
         let controls = halves.map(|half| self.controls(half, turn.at).collect::<Vec<_>>());
@@ -240,12 +245,12 @@ impl Network<'_> {
                 reuse: shallow,
                 branch,
             });
-            line.kept = true;
         }
         match &self.tiled {
             None => self.denoiser.predict(&call, output)?,
             Some((windows, most)) => windows.predict(self.denoiser, &call, *most, output)?,
         }
+        line.kept |= call.deep.is_some();
         Ok(shallow)
     }
 
@@ -323,7 +328,8 @@ fn joined<D: Dimension + RemoveAxis>(
     ndarray::concatenate(Axis(0), &[a, b]).ok()
 }
 
-/// Does the same, and returns `Some(None)` if both are missing.
+/// Joins two optional arrays along the first axis. Returns `Some(None)` if both are missing, and
+/// `None` if they cannot be joined.
 #[allow(
     clippy::option_option,
     reason = "the outer one says whether there is a joint call"
@@ -539,6 +545,9 @@ impl<'a> Guided<'a> {
             criterion.skipped(at, &mut guess, denoised);
             criterion.end(x, at, None);
             self.count_skipped(needed);
+            if !needed {
+                self.count_left_out(x, at);
+            }
             self.convert(&guess, at, denoised, both);
             self.guess = guess;
             return Ok(());
@@ -611,10 +620,15 @@ impl<'a> Guided<'a> {
             }
         }
         let steps = self.network.run_steps.max(1);
+        // The plan allows shortcuts only if there is a call for each step.
+        let work = self.course.next(steps.saturating_sub(call + 1));
+        if let Work::Keep(_) = work {
+            // A prompt without a call in this step must not reuse older features later.
+            self.lines.forget_features();
+        }
         Turn {
             at,
-            // The plan allows shortcuts only if there is a call for each step.
-            work: self.course.next(steps.saturating_sub(call + 1)),
+            work,
             place: 2.0 * call as f64 / steps as f64 - 1.0,
         }
     }
@@ -622,6 +636,7 @@ impl<'a> Guided<'a> {
     /// Returns whether the network, or the set of controls that act, changes between two steps.
     fn network_changes(&self, before: usize, now: usize) -> bool {
         let steps = self.network.run_steps;
+        // A control acts for the negative prompt in the same steps as for the prompt, or in none.
         let acts = |control: &EncodedControl, step| control.call(false, step, steps).is_some();
         let mut changes = self.changes.iter();
         let mut controls = self.prompt.controls.iter();

@@ -174,6 +174,8 @@ pub(crate) struct Made {
     pub seamless: Seamless,
     /// How the codec approximates the model's autoencoder.
     pub decoder: Option<&'static str>,
+    /// The number format that the denoiser computes in, if it is not f32.
+    pub precision: Option<&'static str>,
 }
 
 /// Converts `[3, h, w]` in `-1.0..=1.0` to 8 bits per channel, rounded to nearest. NaN becomes

@@ -937,7 +937,8 @@ impl Pipeline {
     /// with the same weights and in the same order. Seamless axes are a difference unless this
     /// pipeline has the [same axes](Infotext::seamless). An
     /// [approximation](LatentCodec::approximation) of the decoder is a difference unless this
-    /// pipeline's codec makes the same. A network that enlarged the picture for a
+    /// pipeline's codec makes the same, and so is a [precision](Denoiser::precision) other than
+    /// f32. A network that enlarged the picture for a
     /// second pass is found by its [name](PipelineBuilder::upscaler); if this pipeline has none of
     /// that name, Lanczos replaces it, which is a difference.
     ///
@@ -973,7 +974,7 @@ impl Pipeline {
             let note = infotext::tiling::note_of_pipeline(inputs.seamless);
             again.differences.extend(note);
         }
-        self.compare_decoder(infotext, &mut again);
+        self.compare_arithmetic(infotext, &mut again);
         self.compare_upscaler(infotext, &mut again);
         if again.request.refiner.is_some() && self.parts.refiner.is_none() {
             again.request.refiner = None;
@@ -986,24 +987,51 @@ impl Pipeline {
         again
     }
 
-    /// Compares the decoder of the picture with the pipeline's codec.
-    fn compare_decoder(&self, infotext: &Infotext, again: &mut Reproduction) {
-        const LARGE: [usize; 2] = [1 << 14; 2];
-        let codec = &self.parts.codec;
-        let theirs = infotext.get(keys::SD_DECODER);
-        let theirs = theirs.filter(|_| !infotext.is_foreign());
-        match theirs {
-            Some(theirs) if codec.approximation(LARGE) == Some(theirs) => {
-                let note = infotext::decoder_note(theirs);
-                again.differences.retain(|difference| *difference != note);
-            }
-            Some(_) => {}
-            None => again.differences.extend(
-                codec
-                    .approximation([1, 1])
-                    .map(|own| format!("this pipeline decodes with {own}, unlike this picture")),
+    /// Compares the decoder and the precision of the picture with the pipeline's own.
+    fn compare_arithmetic(&self, infotext: &Infotext, again: &mut Reproduction) {
+        let of_file = |key| infotext.get(key).filter(|_| !infotext.is_foreign());
+        let own_decoder = self.parts.codec.approximation(self.final_latents(again));
+        let own_precision = self.parts.denoiser.precision();
+        let decoder = of_file(keys::SD_DECODER);
+        let precision = of_file(keys::SD_PRECISION);
+        let found = &mut again.differences;
+        for (own, theirs, note) in [
+            (own_decoder, decoder, decoder.map(infotext::decoder_note)),
+            (
+                own_precision,
+                precision,
+                precision.map(infotext::precision_note),
             ),
+        ] {
+            if own == theirs {
+                found.retain(|difference| Some(difference) != note.as_ref());
+            }
         }
+        if let (Some(own), None) = (own_decoder, decoder) {
+            found.push(format!(
+                "this pipeline decodes with {own}, unlike this picture"
+            ));
+        }
+        if let (Some(own), None) = (own_precision, precision)
+            && !infotext.is_foreign()
+        {
+            found.push(format!(
+                "this pipeline computes in {own}, unlike this picture"
+            ));
+        }
+    }
+
+    /// Returns the height and width of the latents of the finished picture.
+    fn final_latents(&self, again: &Reproduction) -> [usize; 2] {
+        let factor = self.parts.codec.factor();
+        let [width, height] = [self.parts.size.width(), self.parts.size.height()];
+        let first = again.request.size.unwrap_or([width, height]);
+        let patch = self.parts.denoiser.inputs().patch;
+        let unit = crate::size::unit(factor * patch) as u32;
+        let hires = again.request.hires.as_ref();
+        let last = hires.and_then(|hires| hires.enlarged(first, unit).ok());
+        let [width, height] = last.map_or(first, |sizes| sizes.size);
+        [height, width].map(|side| side as usize / factor)
     }
 
     /// Follows the network that enlarged the picture for a second pass, if this pipeline has it.

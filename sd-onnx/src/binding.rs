@@ -49,8 +49,8 @@ impl Binding {
         })
     }
 
-    /// Runs `session`, which this binding was created for, and returns the outputs `names`, or all
-    /// outputs if `names` is empty. They are in the memory of the host.
+    /// Runs `session`, which this binding was created for, and returns the outputs `names`. They are in
+    /// the memory of the host.
     pub fn run<'a>(
         &'a mut self,
         session: &'a mut Session,
@@ -70,10 +70,8 @@ impl Binding {
             AllocatorType::Device,
             MemoryType::CPUOutput,
         )?;
-        let all = session.outputs().iter().map(|output| output.name());
-        let all: Vec<_> = all.filter(|_| names.is_empty()).collect();
-        for name in names.iter().copied().chain(all) {
-            self.binding.bind_output_to_device(name, &host)?;
+        for name in names {
+            self.binding.bind_output_to_device(*name, &host)?;
         }
         self.binding.synchronize_inputs()?;
         session.run_binding_with_options(&self.binding, options)

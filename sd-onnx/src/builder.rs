@@ -770,6 +770,9 @@ impl Builder {
     /// usual ones, with less detail, and their infotext has `SD decoder: TAESD`. Pictures to start
     /// from are encoded by the model's own autoencoder.
     ///
+    /// With [`low_memory`](Self::low_memory), a TAESD stays loaded together with the UNet. Only
+    /// [`load`](Self::load) reads this setting.
+    ///
     /// Default: none. Previews have one pixel for each latent.
     ///
     /// ```no_run
@@ -1023,15 +1026,18 @@ impl Builder {
         let engine = self.engine()?;
         let mut adapters = Adapters::new(&self.loras, &self.lora_folders, &model)?;
         let (prompts, towers) = self.prompts(&model, &adapters, &engine)?;
+        let of_unet = engine.for_unet();
         let LoadedUnet {
             denoiser,
             config: unet,
             resnets,
-        } = denoiser(&model, &self.control_settings(), &adapters, &engine)?;
+        } = denoiser(&model, &self.control_settings(), &adapters, &of_unet)?;
         let sample_size = sample_size(&model, &denoiser, unet.as_ref())?;
         let (mut codec, mut own_codec) = self.codec_for(&model, &engine)?;
         let taesd = match &self.taesd {
             Some((file, used_for)) => {
+                // Previews are decoded between the steps of the UNet.
+                let engine = of_unet.together();
                 let taesd =
                     taesd::open(file, path, self.variant.as_deref(), self.seamless, &engine)?;
                 if *used_for == TaesdUse::PreviewsAndPictures {
@@ -1056,9 +1062,9 @@ impl Builder {
         let [height, width] = sample_size.map(side);
         // The calibration must not depend on the sizes that a program draws.
         let calibrated_size = [width, height];
+        let calibrated_pixels = u64::from(width) * u64::from(height);
         let [width, height] = self.size.unwrap_or([width, height]);
         let files = model.weight_files("unet")?;
-        let calibration = calibration_file(&denoiser, &files, &adapters)?;
         let inputs = denoiser.inputs();
         let [scheduler, masked] = corrected;
         // With an inpainting model, every request redraws a part.
@@ -1070,6 +1076,7 @@ impl Builder {
         let skips = corrections.skip_prk_steps;
         let defaults = defaults::of(&model, inputs, &read.text, &scheduler, skips);
         let prediction = scheduler.prediction;
+        let calibration = self.calibration_file(&denoiser, &files, &adapters)?;
         let calibrating = {
             let (prompts, codec) = (prompts.clone(), codec.clone());
             let (scheduler, defaults) = (scheduler.clone(), defaults.clone());
@@ -1081,7 +1088,7 @@ impl Builder {
                     .defaults(defaults.clone())
                     .clip_skip(clip_skip)
                     .zero_empty_negative(zero_empty_negative)
-                    .max_pixels(max_pixels)
+                    .max_pixels(max_pixels.max(calibrated_pixels))
                     .build()
                     .map_err(|source| Error::Pipeline {
                         path: path.to_path_buf(),
@@ -1140,7 +1147,7 @@ impl Builder {
                 ..self.control_settings()
             };
             let engine = engine.without_int8();
-            let refines = self::denoiser(&refiner, &settings, &adapters, &engine)?;
+            let refines = self::denoiser(&refiner, &settings, &adapters, &engine.for_unet())?;
             let denoiser = Arc::new(refines.denoiser);
             denoisers.push((denoiser.clone(), length_of(&prompts)));
             pipeline = pipeline.refiner(refiner.name(), prompts, denoiser);
@@ -1263,12 +1270,14 @@ impl Builder {
         let adapters = Adapters::new(&self.loras, &[], &folder)?;
         let engine = self.engine()?;
         let settings = self.control_settings();
-        let LoadedUnet { denoiser, .. } = denoiser(&folder, &settings, &adapters, &engine)?;
+        let LoadedUnet { denoiser, .. } =
+            denoiser(&folder, &settings, &adapters, &engine.for_unet())?;
         let latents = match self.size {
             Some([width, height]) => [height, width].map(|side| side as usize / SD_FACTOR),
             None => denoiser.sample_size(),
         };
-        let file = calibration_file(&denoiser, &folder.weight_files("unet")?, &adapters)?;
+        let files = folder.weight_files("unet")?;
+        let file = self.calibration_file(&denoiser, &files, &adapters)?;
         if let Some(int8) = denoiser.int8() {
             // Without a calibration, `prepare` fails with a message that tells what to do.
             int8.read(file.as_deref());
@@ -1387,6 +1396,29 @@ impl Builder {
             }
             _ => None,
         }
+    }
+
+    /// Returns the file in the cache folder with the calibration of a UNet for int8. Returns `None`
+    /// in another precision, or if there is no cache folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be hashed.
+    fn calibration_file(
+        &self,
+        denoiser: &OnnxDenoiser,
+        files: &[PathBuf],
+        adapters: &Adapters,
+    ) -> Result<Option<PathBuf>, Error> {
+        let (Some(_), Some(first)) = (denoiser.int8(), files.first()) else {
+            return Ok(None);
+        };
+        let hash = hash::remembered(files, hash::cache().as_deref()).map_err(Error::io(first))?;
+        let adapters = adapters.of_unet()?.join(", ");
+        // With another prediction, the model draws other pictures, which may be nothing but noise.
+        let (prediction, snr) = (self.prediction, self.zero_terminal_snr);
+        Ok(calibration::file(&format!(
+            "{hash} {adapters} {prediction:?} {snr:?}"
+        )))
     }
 
     /// Returns a scheduler configuration with the user's overrides in it.
@@ -1755,7 +1787,6 @@ fn denoiser(
     if engine.precision == Precision::Int8 {
         check_calibrated(folder, settings, unet.inputs.extra_channels)?;
     }
-    let engine = &engine.for_unet();
     let controls = Controls::open(settings, &unet, engine)?;
     let mut weights = folder.weights("unet")?;
     adapters.merge("unet", &mut weights)?;
@@ -1793,27 +1824,6 @@ fn check_calibrated(
         path: model.path().to_path_buf(),
         problem,
     })
-}
-
-/// Returns the file in the cache folder with the calibration of a UNet for int8. Returns `None` in
-/// another precision, or if there is no cache folder.
-///
-/// # Errors
-/// [`Error::Io`] if a file cannot be hashed.
-fn calibration_file(
-    denoiser: &OnnxDenoiser,
-    files: &[PathBuf],
-    adapters: &Adapters,
-) -> Result<Option<PathBuf>, Error> {
-    let (Some(_), Some(first)) = (denoiser.int8(), files.first()) else {
-        return Ok(None);
-    };
-    let hash = hash::remembered(files, hash::cache().as_deref()).map_err(Error::io(first))?;
-    let adapters = adapters.of_unet()?;
-    Ok(calibration::file(&format!(
-        "{hash} {}",
-        adapters.join(", ")
-    )))
 }
 
 /// Refuses seamless axes for a graph that another tool exported.

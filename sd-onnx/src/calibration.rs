@@ -7,7 +7,8 @@
 //! 2. The UNet also computes each layer in int8, on the same input as in f32, and returns the
 //!    squared error. Layers with a large error stay in f32.
 //!
-//! The result is kept in the cache folder, under a hash of everything that it depends on.
+//! The result is kept in the cache folder, under a hash of the UNet's weights, of the LoRAs merged
+//! into them, and of the builder's prediction.
 
 use std::{
     collections::BTreeMap,
@@ -260,7 +261,13 @@ impl Int8Unet {
                 let calls = numbers.iter().skip(at).step_by(2);
                 calls.map(|&number| f64::from(number)).sum::<f64>()
             });
-            let error = (error / all.max(f64::MIN_POSITIVE)) as f32;
+            // JSON has no infinity.
+            let error = error / all.max(f64::MIN_POSITIVE);
+            let error = if error.is_finite() {
+                error as f32
+            } else {
+                f32::MAX
+            };
             calibration.errors.insert(layer.layer, error);
         }
         let layers = calibration.errors.len();

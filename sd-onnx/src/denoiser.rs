@@ -41,6 +41,7 @@ pub(crate) struct OnnxDenoiser {
     loras: Active,
     /// The calibration, if the precision is int8.
     int8: Option<Arc<Int8Unet>>,
+    precision: Precision,
 }
 
 /// What a UNet needs for calls with shortcuts.
@@ -117,6 +118,7 @@ impl OnnxDenoiser {
             controls,
             loras: Active::None,
             int8,
+            precision: engine.precision,
         })
     }
 
@@ -151,6 +153,7 @@ impl OnnxDenoiser {
             controls: Arc::default(),
             loras: Active::None,
             int8: None,
+            precision: engine.precision,
         })
     }
 
@@ -241,6 +244,10 @@ impl Denoiser for OnnxDenoiser {
         stop: &StopToken,
     ) -> Result<Hint, BoxError> {
         self.controls.read(network, picture, stop)
+    }
+
+    fn precision(&self) -> Option<&'static str> {
+        (self.precision != Precision::F32).then(|| self.precision.name())
     }
 
     fn report(&self) -> Vec<NetworkReport> {

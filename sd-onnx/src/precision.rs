@@ -49,16 +49,21 @@ pub enum Precision {
 impl Precision {
     /// All precisions, in the order in which messages list them.
     const ALL: [Self; 4] = [Self::F32, Self::Bf16, Self::F16, Self::Int8];
-}
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// Returns the short name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::Int8 => "int8",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

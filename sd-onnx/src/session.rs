@@ -27,8 +27,8 @@ const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_pa
 /// The session option that lets ONNX Runtime fold `DequantizeLinear` like any other operator on
 /// constants.
 ///
-/// By default it keeps the operator, because in quantised networks the operators that follow
-/// compute with whole numbers. This crate writes no such networks.
+/// By default it keeps the operator, and joins it with the operators that follow into operators on
+/// integers. This crate writes those operators itself where it wants them.
 const FOLD_SCALES: &str = "session.disable_quant_qdq";
 
 /// The run option that makes ONNX Runtime release the memory that it allocated for tensors when the
@@ -42,6 +42,10 @@ pub(crate) struct Session {
     name: &'static str,
     /// The names of the graph's inputs.
     inputs: HashSet<String>,
+    /// The name of the graph's first output.
+    output: String,
+    /// Whether inputs are kept on the device.
+    binds: bool,
     report: NetworkReport,
     /// Shared with the callbacks of stop tokens, which wake the calls that wait for the session.
     slot: Arc<Slot>,
@@ -102,6 +106,8 @@ impl Session {
         let session = builder.commit_from_memory(&model.bytes).map_err(failed)?;
         let inputs = session.inputs().iter();
         let inputs = inputs.map(|input| input.name().to_owned()).collect();
+        let output = session.outputs().first();
+        let output = output.map_or_else(String::new, |output| output.name().to_owned());
         let binding = engine.as_cuda.then(|| Binding::new(&session));
         let loaded = Loaded {
             binding: binding.transpose().map_err(failed)?,
@@ -110,6 +116,8 @@ impl Session {
         Ok(Self {
             name,
             inputs,
+            output,
+            binds: engine.as_cuda,
             report: NetworkReport::new(name, placement.providers(model.nodes)),
             slot: Arc::new(Slot {
                 session: Mutex::new(Some(loaded)),
@@ -143,8 +151,7 @@ impl Session {
         self.report.clone()
     }
 
-    /// Runs a graph with one output, and passes the shape and the values of the output to `read`.
-    /// Stopping `stop` ends the call, both while it waits for another call and while it runs.
+    /// Runs a graph, and passes the shape and the values of its first output to `read`. Stopping `stop` ends the call, both while it waits for another call and while it runs.
     ///
     /// # Errors
     /// - [`RunError::Stopped`] when `stop` is stopped before the call has ended.
@@ -155,7 +162,7 @@ impl Session {
         stop: &StopToken,
         read: impl FnOnce(&[i64], &[f32]) -> T,
     ) -> Result<T, RunError> {
-        self.run_whole(inputs, stop, &[], |outputs| {
+        self.run_whole(inputs, stop, &[&self.output], |outputs| {
             let (shape, data) = outputs[0].try_extract_tensor::<f32>()?;
             Ok(read(shape, data))
         })
@@ -175,7 +182,8 @@ impl Session {
         self.run_whole(inputs, stop, names, |outputs| arrays(outputs, names))
     }
 
-    /// Runs the whole graph. `names` are the outputs that `read` needs, or none if it needs all.
+    /// Runs the whole graph. `names` are the outputs that `read` needs. On a device, the others are
+    /// not copied to the host.
     fn run_whole<T>(
         &self,
         inputs: &[(&str, Input<'_>)],
@@ -197,16 +205,14 @@ impl Session {
         // The slot's lock is not held while the callback is registered or removed, because the
         // callback takes that lock.
         let session = self.slot.take(Some(stop)).ok_or(RunError::Stopped)?;
-        let result = match session.binds() {
+        let result = match self.binds {
             true => self.call_bound(session, inputs, names, &options, read),
+            // All outputs: options that select outputs cannot be shared with the callback.
             false => self.call(session, inputs, &options, read),
         };
-        let result = result.map_err(|error| {
-            if stop.is_stopped() {
-                RunError::Stopped
-            } else {
-                error
-            }
+        let result = result.map_err(|error| match stop.is_stopped() {
+            true => RunError::Stopped,
+            false => error,
         })?;
         self.planned.add(first);
         Ok(result)
@@ -222,13 +228,11 @@ impl Session {
         inputs: &[(&str, Input<'_>)],
         names: &[&str],
     ) -> Result<Vec<ArrayD<f32>>, RunError> {
-        let outputs = names
-            .iter()
-            .fold(OutputSelector::no_default(), |all, name| all.with(*name));
         let mut options = RunOptions::new().map_err(|e| self.failed(e))?;
         let first = self.planned.prepare(inputs, &mut options);
         let first = first.map_err(|e| self.failed(e))?;
-        let options = options.with_outputs(outputs);
+        let none = OutputSelector::no_default();
+        let options = options.with_outputs(names.iter().fold(none, |all, name| all.with(*name)));
         let session = self
             .slot
             .take(None)
@@ -439,12 +443,6 @@ impl Taken<'_> {
         self.session
             .as_mut()
             .expect("the session is present until the drop")
-    }
-
-    /// Returns whether the session keeps inputs on the device.
-    fn binds(&self) -> bool {
-        let loaded = self.session.as_ref();
-        loaded.is_some_and(|loaded| loaded.binding.is_some())
     }
 }
 

@@ -99,6 +99,10 @@ keys! {
             "how the picture was decoded if not exactly by the model's autoencoder, such as `fast \
              tiles`: [`LatentCodec::approximation`](crate::LatentCodec::approximation). It is a \
              difference, unless the pipeline's codec makes the same approximation.";
+        SD_PRECISION = "SD precision":
+            "the number format that the denoiser computed in, such as `int8`, if it is not f32: \
+             [`Denoiser::precision`](crate::Denoiser::precision). It is a difference, unless the \
+             pipeline's denoiser has the same.";
     }
     "The prompts and other inputs:" {
         SD_SIZES = "SD sizes",

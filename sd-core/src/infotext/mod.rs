@@ -95,7 +95,7 @@ pub use controls::CONTROL_NOTE;
 pub(crate) use hires::network_note;
 pub use read::InfotextError;
 use read::{COMFYUI, INVOKEAI, MAX_BYTES, NOVELAI, UNKNOWN, is_space, strip};
-pub(crate) use request::{decoder_note, loras_note, reproduction};
+pub(crate) use request::{decoder_note, loras_note, precision_note, reproduction};
 pub use start::{MASK_NOTE, PICTURE_NOTE};
 pub(crate) use webui::name_of;
 pub(crate) use write::of;

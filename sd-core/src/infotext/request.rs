@@ -1066,12 +1066,18 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Adds a difference for a picture that was not exactly decoded by the model's autoencoder.
+    /// Adds differences for a picture that was not exactly decoded by the model's autoencoder, or
+    /// not computed in f32.
     fn decoder(&mut self) {
         if let Some(decoder) = self.get(keys::SD_DECODER)
             && !self.foreign
         {
             self.note(decoder_note(decoder));
+        }
+        if let Some(precision) = self.get(keys::SD_PRECISION)
+            && !self.foreign
+        {
+            self.note(precision_note(precision));
         }
     }
 
@@ -1151,8 +1157,17 @@ pub(crate) fn loras_note(weights: &str) -> String {
 /// `SD decoder`.
 pub(crate) fn decoder_note(decoder: &str) -> String {
     format!(
-        "the picture was decoded with {}, for which the model has to be loaded",
+        "the picture was decoded with {}, which a pipeline does only if its codec is set so",
         printable(decoder)
+    )
+}
+
+/// Returns the difference for a picture whose denoiser did not compute in f32. `precision` is the
+/// value of `SD precision`.
+pub(crate) fn precision_note(precision: &str) -> String {
+    format!(
+        "the denoiser computed in {}, and the model has to be loaded in this precision",
+        printable(precision)
     )
 }
 

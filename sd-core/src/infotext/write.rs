@@ -105,6 +105,9 @@ impl Writing<'_> {
         if let Some(decoder) = made.decoder {
             self.add(keys::SD_DECODER, decoder);
         }
+        if let Some(precision) = made.precision {
+            self.add(keys::SD_PRECISION, precision);
+        }
         if made.batch_size > 1 {
             self.add(keys::BATCH_SIZE, made.batch_size.to_string());
             self.add(keys::BATCH_POS, made.batch_position.to_string());

@@ -427,6 +427,7 @@ impl<'a> Batch<'a> {
                 refiner: self.parts.refiner.as_ref().map(|it| it.name.clone()),
                 seamless: self.parts.denoiser.inputs().seamless,
                 decoder: self.parts.codec.approximation([height, width]),
+                precision: self.parts.denoiser.precision(),
             },
         }
     }

@@ -5,6 +5,10 @@ use crate::Problem;
 /// The largest [`Forecast::degree`].
 const MAX_DEGREE: usize = 16;
 
+/// The smallest [`Forecast::ridge`]. With fewer outputs than coefficients, only the ridge makes the
+/// system solvable. A smaller one would be lost in the rounding of f64.
+const LEAST_RIDGE: f64 = 1e-6;
+
 /// Spectrum (Han et al. 2026, <https://arxiv.org/abs/2603.01623>): some steps use a forecast of the
 /// network's output in place of a call.
 ///
@@ -45,7 +49,7 @@ pub struct Forecast {
     ///
     /// Default: 4, as in the authors' code.
     pub degree: usize,
-    /// The weight of the squares of the coefficients in the fit, above 0.
+    /// The weight of the squares of the coefficients in the fit, 0.000001 or more.
     ///
     /// Default: 0.1, as in the authors' code.
     pub ridge: f64,
@@ -117,7 +121,9 @@ impl Forecast {
         let field = "shortcuts.skip.forecast.degree";
         check(degree <= MAX_DEGREE, field, &expected, degree as f64);
         let field = "shortcuts.skip.forecast.ridge";
-        check(ridge.is_finite() && ridge > 0.0, field, "above 0", ridge);
+        let expected = format!("{LEAST_RIDGE} or more");
+        let is_enough = ridge.is_finite() && ridge >= LEAST_RIDGE;
+        check(is_enough, field, &expected, ridge);
         let field = "shortcuts.skip.forecast.fit";
         check((0.0..=1.0).contains(&fit), field, "0 to 1", fit);
         problems

@@ -33,7 +33,7 @@ impl History {
     /// Writes the forecast for a place to `output`, and returns true. Returns false if there are
     /// too few outputs.
     pub fn forecast(&self, by: &Forecast, place: f64, output: &mut [f32]) -> bool {
-        if self.places.len() < by.warm_up {
+        if self.places.len() < by.warm_up.min(MOST) {
             return false;
         }
         // Both forecasts are linear in the earlier outputs.

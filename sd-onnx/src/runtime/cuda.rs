@@ -80,7 +80,9 @@ impl Runtime {
             });
         }
         let folders = env::var_os(VARIABLE).unwrap_or_default();
-        self.load_from(&env::split_paths(&folders).collect::<Vec<_>>())?;
+        // An empty path would be the current folder.
+        let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
+        self.load_from(&folders.collect::<Vec<_>>())?;
         let missing: Vec<_> = LIBRARIES
             .into_iter()
             .filter(|(file, _)| preload_dylib(*file).is_err())
