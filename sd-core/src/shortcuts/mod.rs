@@ -247,7 +247,10 @@ struct Fields {
     merge_tokens: f32,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_zero(share: &f32) -> bool {
     *share == 0.0
 }
