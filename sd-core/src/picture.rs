@@ -112,9 +112,9 @@ impl Picture {
 
 /// How long the stages of making a picture took, and how often the network was called.
 ///
-/// With serde it is an object of seconds and of the numbers of calls: `{"encode": 0.1, "steps":
-/// [0.5, 0.5], "calls": {"full": 4, "shallow": 0, "forecast": 0, "left_out": 0}, "between": 0.0,
-/// "decode": 1.5}`.
+/// With serde it is an object with a key for each field, such as
+/// `{"encode": 0.1, "steps": [0.5, 0.5], "calls": {"full": 4, …}, "between": 0.0, "decode": 1.5}`.
+/// Times are in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Timings {

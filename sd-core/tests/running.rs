@@ -702,11 +702,14 @@ fn steps_and_times_are_json() {
         assert!(step[key].is_f64(), "{key}: {step}");
     }
     assert_eq!(step["second_pass"], false);
-    assert_eq!(step.as_object().unwrap().len(), 10);
+    let calls = serde_json::json!({"full": 2, "shallow": 0, "forecast": 0, "left_out": 0});
+    assert_eq!(step["calls"], calls);
+    assert_eq!(step.as_object().unwrap().len(), 11);
     let timings = timings.unwrap();
     let json = serde_json::to_value(&timings).unwrap();
     assert_eq!(json["decode"], timings.decode.as_secs_f64());
     assert_eq!(json["between"], 0.0);
+    assert_eq!(json["calls"]["full"], 8);
     let seconds: Vec<_> = timings.steps.iter().map(Duration::as_secs_f64).collect();
     assert_eq!(json["steps"], serde_json::json!(seconds));
     assert_eq!(json["encode"], timings.encode.as_secs_f64());

@@ -61,8 +61,8 @@ impl Course {
             },
             Some(Skip::Forecast(forecast)) => {
                 let warm = call >= forecast.warm_up;
-                let window = self.window.max(1.0) as usize;
-                if warm && !(self.skipped + 1).is_multiple_of(window) {
+                let distance = self.window.max(1.0) as usize;
+                if warm && !(self.skipped + 1).is_multiple_of(distance) {
                     if left >= forecast.last {
                         self.skipped += 1;
                         return Work::Forecast;
