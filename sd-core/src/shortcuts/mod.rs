@@ -110,7 +110,8 @@ impl Shortcuts {
     ///
     /// It makes 0.60 of the network's calls at 20 steps and 0.54 at 50. With DPM++ 2M Karras, the
     /// small model of the examples then differs from a run without shortcuts by a PSNR of 27 dB on
-    /// average at 20 steps and of 31 dB at 50, and shows the right thing as often. The handbook has more figures.
+    /// average at 20 steps and of 31 dB at 50, and shows the right thing as often. The handbook has
+    /// more figures.
     pub const FAST: Self = Self {
         skip: Some(Skip::Forecast(Forecast::FAST)),
         ..Self::NONE
