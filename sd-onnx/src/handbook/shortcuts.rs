@@ -50,7 +50,41 @@
 //! below.
 //!
 //! # What they cost
-//! FIGURES
+//! These figures are from the small model of the examples, with the first prompts of its evaluation
+//! (48 prompts for DPM++ 2M at 20 steps, 32 for the others), on a CPU that was busy with other
+//! work. The PSNR compares a picture with the picture without shortcuts, of the same seed and
+//! number of steps. The column *thing* is how often the picture shows the right thing. One picture
+//! is 2 or 3 percent. The network calls are for the prompt and the negative prompt together.
+//!
+//! | sampler, steps | shortcuts | network calls | time | PSNR, mean | PSNR, worst | thing |
+//! |---|---|---|---|---|---|---|
+//! | DPM++ 2M Karras, 20 | none | 40.0 | 1.00 | – | – | 100.0 % |
+//! | | `fast` | 24.0 | 0.61 | 26.9 dB | 13.9 dB | 100.0 % |
+//! | | `faster` | 20.0 | 0.53 | 19.6 dB | 13.2 dB | 100.0 % |
+//! | | `{"skip": {"stability": {}}}` | 20.8 | 0.53 | 23.1 dB | 14.9 dB | 97.9 % |
+//! | | `{"skip": {"forecast": {}}}` | 20.0 | 0.52 | 16.8 dB | 11.5 dB | 75.0 % |
+//! | | none, 12 steps | 24.0 | 0.60 | 21.9 dB | 13.4 dB | 95.8 % |
+//! | DPM++ 2M Karras, 50 | none | 100.0 | 1.00 | – | – | 100.0 % |
+//! | | `fast` | 54.0 | 0.52 | 30.9 dB | 15.8 dB | 100.0 % |
+//! | | `faster` | 40.0 | 0.37 | 27.2 dB | 14.8 dB | 96.9 % |
+//! | | `{"skip": {"stability": {}}}` | 56.0 | 0.49 | 37.0 dB | 28.0 dB | 100.0 % |
+//! | | `{"skip": {"forecast": {}}}` | 30.0 | 0.29 | 24.2 dB | 17.3 dB | 96.9 % |
+//! | | none, 30 steps | 60.0 | 0.57 | 50.8 dB | 38.2 dB | 100.0 % |
+//! | | none, 20 steps | 40.0 | 0.36 | 34.5 dB | 24.7 dB | 100.0 % |
+//! | Euler Karras, 20 | none | 40.0 | 1.00 | – | – | 100.0 % |
+//! | | `fast` | 24.0 | 0.53 | 27.6 dB | 18.8 dB | 96.9 % |
+//! | | `faster` | 20.0 | 0.51 | 20.6 dB | 16.1 dB | 100.0 % |
+//! | | `{"skip": {"stability": {}}}` | 27.6 | 0.61 | 34.6 dB | 22.0 dB | 100.0 % |
+//! | | none, 12 steps | 24.0 | 0.59 | 34.0 dB | 18.9 dB | 100.0 % |
+//!
+//! For this model, forecasts pay off at 20 steps of DPM++ 2M, where they keep the picture better
+//! than fewer steps do. A run of 50 steps, or one of Euler, keeps the picture better with fewer
+//! steps. The presets give less weight to single outputs
+//! ([`ridge`](crate::shortcuts::Forecast::ridge) 1) than the authors' options, and compute the
+//! remaining steps at equal distances.
+//!
+//! `cargo run --release --example evaluate -- --shortcuts fast --fewer 0.6 --steps 20` measures
+//! such rows.
 //!
 //! # What is refused
 //! A shortcut that cannot be taken is an error that names the reason:
