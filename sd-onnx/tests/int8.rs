@@ -127,7 +127,7 @@ fn inputs_that_are_not_calibrated_are_refused() {
                         for int8 measures the UNet without them; load the model in f32, or without \
                         control networks";
         let errors = [
-            builder.load(emoji()).unwrap_err(),
+            builder.clone().load(emoji()).unwrap_err(),
             builder.load_denoiser(emoji()).err().unwrap(),
         ];
         for error in errors {
@@ -144,7 +144,7 @@ fn inputs_that_are_not_calibrated_are_refused() {
              calibration for int8 draws from prompts alone; load the model in f32"
         );
         let errors = [
-            builder.load(folder.path()).unwrap_err(),
+            builder.clone().load(folder.path()).unwrap_err(),
             builder.load_denoiser(folder.path()).err().unwrap(),
         ];
         for error in errors {
