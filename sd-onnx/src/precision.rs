@@ -37,12 +37,13 @@ pub enum Precision {
     /// with AVX-512 VNNI, AVX-VNNI or AMX.
     ///
     /// The first time that a model is loaded in int8, it is *calibrated*: a few pictures are drawn
-    /// in f32, which show the ranges of the values and the error of each layer. This takes as long
-    /// as two pictures of 20 steps. The calibration is kept in `sd-onnx/calibration` in the user's
-    /// own cache folder. [`Builder::load_denoiser`](crate::Builder::load_denoiser) needs a
-    /// calibration that [`Builder::load`](crate::Builder::load) has made. Exported UNets, models
-    /// that read a picture or a mask beside the latents, and control networks are refused. The
-    /// handbook's page about [devices](crate::handbook::devices) has the figures.
+    /// in f32, which show the ranges of the values and the error of each layer. This takes about as
+    /// long as one and a half pictures of 20 steps. The calibration is kept in
+    /// `sd-onnx/calibration` in the user's own cache folder.
+    /// [`Builder::load_denoiser`](crate::Builder::load_denoiser) needs a calibration that
+    /// [`Builder::load`](crate::Builder::load) has made. Exported UNets, models that read a picture
+    /// or a mask beside the latents, and control networks are refused. The handbook's page about
+    /// [devices](crate::handbook::devices) has the figures.
     Int8,
 }
 

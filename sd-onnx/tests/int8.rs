@@ -128,7 +128,7 @@ fn inputs_that_are_not_calibrated_are_refused() {
                         control networks";
         let errors = [
             builder.clone().load(emoji()).unwrap_err(),
-            builder.clone().load_denoiser(emoji()).err().unwrap(),
+            builder.load_denoiser(emoji()).err().unwrap(),
         ];
         for error in errors {
             assert!(matches!(error, Error::Int8 { .. }), "{error:?}");

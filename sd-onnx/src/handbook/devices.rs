@@ -93,14 +93,20 @@
 //! steps in f32, with the model's own sampler, guidance and size, and measures the ranges. It then
 //! draws one picture of three steps, in which each layer also computes in int8 on the same input,
 //! and measures the errors. A layer whose squared error is more than 0.1 % of its squared output
-//! stays in f32.
+//! stays in f32. With guidance, these are 42 calls of the UNet. For Stable Diffusion 1.5 at
+//! 256×256, the calibration took as much processor time as one and a half pictures of 20 steps.
 //!
 //! The result is a JSON file in `sd-onnx/calibration` in the user's own cache folder. Later loads
-//! read it. Other weights of the UNet, or other merged LoRAs, need another calibration. A damaged
-//! file is replaced, with a `tracing` warning. Without a cache folder, the model is calibrated each
-//! time that it is loaded.
+//! read it. Other weights of the UNet, other merged LoRAs, or another
+//! [prediction](crate::Builder::prediction) need another calibration. A damaged file is replaced,
+//! with a `tracing` warning. Without a cache folder, the model is calibrated each time that it is
+//! loaded.
 //!
 //! Text encoders, autoencoders, upscalers and a refiner compute in f32.
+//!
+//! Sixteen pictures of the small model of the examples, of 20 steps each, have a PSNR against f32
+//! of 34.0 dB in the mean, 34.6 dB in the median and at least 27.0 dB. In Stable Diffusion 1.5,
+//! 84 % of the operations are in int8, and a UNet call takes about half of its time in f32.
 //!
 //! What the calibration does not measure is refused when the model is loaded, because values
 //! outside of the measured ranges are clipped: control networks, whose outputs are added within the
