@@ -44,7 +44,7 @@ use crate::models::vae::Layer;
 pub enum VaeTiling {
     /// `auto`: exact tiles if the untiled call would need more than a number of bytes, and an
     /// untiled call otherwise. Fast tiles are never chosen, even if exact tiles also need more than
-    /// this number.
+    /// this number. TAESDs and exported graphs are never tiled.
     Auto {
         /// The largest memory of an untiled call beside the network's weights, in bytes. It is
         /// estimated as 16 bytes for each value of the network's largest feature map.

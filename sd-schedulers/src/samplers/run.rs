@@ -68,7 +68,8 @@ pub trait Sampler: SamplerEq + Debug + Send + Sync {
     }
 
     /// Returns whether the sampler adds noise between its steps, with its options. Callers that
-    /// extrapolate the model's output from earlier steps refuse such a sampler.
+    /// extrapolate the model's output from earlier steps refuse such a sampler. A custom sampler
+    /// that adds noise must return true, or its pictures suffer from such shortcuts.
     ///
     /// Default: false.
     fn adds_noise(&self) -> bool {
