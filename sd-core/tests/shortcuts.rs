@@ -9,8 +9,8 @@ use std::{ops::ControlFlow, sync::atomic::Ordering::Relaxed};
 
 use common::{Fakes, Model, base, latents};
 use sd_core::{
-    Event, GenerateError, Hires, Inputs, NetworkCalls, Pipeline, RefinerShare, RefinerSwitch,
-    Request, Shortcuts, Start, StopToken, Tiles,
+    ClassifierFree, Event, GenerateError, Hires, Inputs, NetworkCalls, Pipeline, RefinerShare,
+    RefinerSwitch, Request, Shortcuts, Start, StopToken, Tiles,
     schedulers::{SchedulerConfig, samplers::TABLE},
     shortcuts::{Deep, Forecast, Stability},
 };
@@ -199,6 +199,42 @@ fn both_prompts_share_a_call_where_that_is_faster() {
         assert_eq!((made, batch), (computed, 2));
         assert_eq!(calls, same);
         assert_eq!(together, apart);
+    }
+}
+
+#[test]
+fn features_of_an_earlier_batch_are_not_reused() {
+    let model = Model {
+        inputs: Inputs::new(4, 4).batches_guidance(true).deep_branches(1),
+        ..Model::default()
+    };
+    let fakes = Fakes::with(model);
+    let guidance = ClassifierFree {
+        interval: [0.2, 0.8],
+        ..7.5.into()
+    };
+    let shortcuts = Shortcuts::default().skip(Deep::default());
+    let request = steps(20).guidance(guidance).shortcuts(shortcuts);
+    let mut made = Vec::new();
+    let observe = |event: Event<'_>| {
+        if let Event::Step(progress) = event {
+            let calls = progress.step.calls;
+            made.push((calls.full, calls.shallow));
+        }
+        ControlFlow::Continue(())
+    };
+    let pipeline = fakes.pipeline();
+    let requests = std::slice::from_ref(&request);
+    pipeline.run(requests, &StopToken::new(), observe).unwrap();
+    // The features of both prompts are kept together in steps with guidance, and the prompt alone
+    // keeps its own in the others. A step without guidance must not reuse those of steps before.
+    let total = |step: usize| made[step].0 + made[step].1;
+    let changes: Vec<_> = (1..20)
+        .filter(|&step| total(step) != total(step - 1))
+        .collect();
+    assert_eq!(changes.len(), 2, "{made:?}");
+    for step in changes {
+        assert_eq!(made[step].1, 0, "step {step}: {made:?}");
     }
 }
 
