@@ -70,7 +70,12 @@ impl Network {
                 unet.sample_size = [0; 2];
                 Self::Unet(unet)
             }
-            "vae" => Self::Vae(VaeConfig::new(config)?),
+            "vae" => Self::Vae(VaeConfig {
+                // This decides the precision on a device, and not what is computed. Checkpoints do
+                // not store it.
+                fits_f16: false,
+                ..VaeConfig::new(config)?
+            }),
             _ => {
                 let mut text = ClipTextConfig::new(config.clone())?;
                 // Where the projection is used, its width follows from the weights.
