@@ -70,12 +70,13 @@ impl Network {
                 unet.sample_size = [0; 2];
                 Self::Unet(unet)
             }
-            "vae" => Self::Vae(VaeConfig {
+            "vae" => {
+                let mut vae = VaeConfig::new(config)?;
                 // This decides the precision on a device, and not what is computed. Checkpoints do
                 // not store it.
-                fits_f16: false,
-                ..VaeConfig::new(config)?
-            }),
+                vae.fits_f16 = false;
+                Self::Vae(vae)
+            }
             _ => {
                 let mut text = ClipTextConfig::new(config.clone())?;
                 // Where the projection is used, its width follows from the weights.
