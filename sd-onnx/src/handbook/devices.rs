@@ -245,6 +245,7 @@
 //! |---|---|---|
 //! | 512×512 | 1,074 | 601 |
 //! | 1024×1024 | 4,243 | 1,372 |
+//! | 2048×2048 | not measured, estimated at 16,384 | 4,451 |
 //!
 //! Exact tiles took 1.5 times the processor time of the untiled call at 512×512. At 1024×1024 no
 //! value of the two pictures differed by more than 0.05 of 255 levels.
