@@ -200,14 +200,7 @@ impl OnnxDenoiser {
         let steering = self.controls.no_values(&call);
         self.takes
             .with_inputs(&call, &steering.named(), |inputs| {
-                let shortcuts = Shortcuts {
-                    part: Part::Keeping,
-                    ..Shortcuts::default()
-                };
-                self.network.prepare_for(NetworkCall {
-                    shortcuts,
-                    ..NetworkCall::new(inputs)
-                })
+                self.network.prepare(inputs)
             })
             .expect("every input is given")
     }
@@ -272,7 +265,13 @@ impl OnnxDenoiser {
             part,
             merges_tokens,
         };
-        let of_whole = self.of_network(call, inputs, shortcuts(Part::Keeping));
+        // Only calls that need them have the deep features as outputs: with more outputs, OpenVINO
+        // rounds in bf16 at other places.
+        let whole = match call.deep {
+            Some(_) => Part::Keeping,
+            None => Part::Whole,
+        };
+        let of_whole = self.of_network(call, inputs, shortcuts(whole));
         let read = |_: &[i64], data: &[f32]| {
             ArrayView4::from_shape(dim, data).map(|prediction| output.assign(&prediction))
         };
