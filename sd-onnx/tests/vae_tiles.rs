@@ -133,7 +133,8 @@ fn an_infotext_says_when_tiles_were_fast() {
     assert_eq!(infotext.get("SD decoder"), Some("fast tiles"));
     assert_eq!(fast.reproduction(&infotext).differences, [""; 0]);
     let differences = exact.reproduction(&infotext).differences;
-    let expected = "the picture was decoded with fast tiles, for which the model has to be loaded";
+    let expected = "the picture was decoded with fast tiles, which a pipeline does only if its \
+                    codec is set so";
     assert_eq!(differences, [expected]);
 }
 
