@@ -203,9 +203,9 @@
 //!   layers outside of the branch. It is loaded when features are first reused. For Stable
 //!   Diffusion 1.5 at 512×512 on `Cpu`, it adds 39 MiB for branch 0, 47 MiB for branch 1 and 86 MiB
 //!   for branch 2.
-//! - [Merged tokens](crate::Shortcuts::merge_tokens) need another graph of the UNet, which replaces
-//!   the graph without merging. So the UNet is loaded again when a request merges tokens and the
-//!   request before it did not, or the other way round. With two
+//! - [Merged tokens](crate::Shortcuts::merge_tokens) and deep features need another graph of the
+//!   whole UNet, which replaces the usual one. So the UNet is loaded again when a request has such
+//!   a shortcut and the request before it did not, or the other way round. With two
 //!   [`kept_sizes`](crate::Builder::kept_sizes), both graphs stay loaded, which costs 1,189 MiB
 //!   more.
 //!

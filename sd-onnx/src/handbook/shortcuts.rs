@@ -104,6 +104,9 @@
 //!   all UNets on OpenVINO, and UNets that another tool exported to ONNX.
 //!
 //! # Shortcuts with other options
+//! - [`Deep`](crate::shortcuts::Deep) and [`merge_tokens`](crate::Shortcuts::merge_tokens) need
+//!   other graphs of the UNet, so a run with them loads the UNet again, in place of the loaded one.
+//!   [`Builder::kept_sizes`](crate::Builder::kept_sizes) of 2 keeps both.
 //! - The method starts again with its first, computed steps when the prompt changes
 //!   (`[fox:cat:0.5]`), when a LoRA's weight changes, and when a control starts or stops acting. A
 //!   prompt that alternates (`[fox|cat]`) changes in each step, so every step is computed.
