@@ -14,7 +14,7 @@
 //! use std::sync::Arc;
 //! use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewMut4};
 //! use sd_core::{
-//!     BoxError, Call, DeepCall, DeepFeatures, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, Request,
+//!     BoxError, Call, Denoiser, Inputs, LatentCodec, LatentDistribution, Pipeline, Request,
 //!     SchedulerConfig, StopToken,
 //! };
 //! use sd_text::{ClipTokenizer, Layer, PromptEncoder, TextModel, TextShape, TextStates};

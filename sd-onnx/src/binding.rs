@@ -49,8 +49,8 @@ impl Binding {
         })
     }
 
-    /// Runs `session`, which this binding was created for, and returns the outputs `names`. They are in
-    /// the memory of the host.
+    /// Runs `session`, which this binding was created for, and returns the outputs `names`, which
+    /// are in the memory of the host.
     pub fn run<'a>(
         &'a mut self,
         session: &'a mut Session,

@@ -47,8 +47,8 @@ pub(crate) struct OnnxDenoiser {
 /// What a UNet needs for calls with shortcuts.
 struct Short {
     config: UnetConfig,
-    /// The layers outside of a branch, over the same weights. A network of its own, because both
-    /// take turns in a run. It is loaded when it is first used.
+    /// The layers outside of a branch, over the same weights. It is a separate network, because
+    /// both take turns in a run. It is loaded when it is first used.
     outside: Network,
 }
 

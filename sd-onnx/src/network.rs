@@ -96,15 +96,18 @@ impl Network {
         })
     }
 
-    /// Like [`new`](Self::new), for a network with shortcuts that LoRAs can change: by inputs at the
-    /// `sites`, or merged into the weights.
-    pub fn changeable(
+    /// Like [`new`](Self::new), for a network with shortcuts that LoRAs can change: by inputs at
+    /// the `sites`, or merged into the weights.
+    pub fn changeable<W>(
         name: &'static str,
         engine: &Engine,
         fixed_sizes: bool,
         sites: Arc<Sites>,
-        write: impl Fn(Dialect, Shortcuts, Option<&Set>) -> Result<Model, Error> + Send + Sync + 'static,
-    ) -> Self {
+        write: W,
+    ) -> Self
+    where
+        W: Fn(Dialect, Shortcuts, Option<&Set>) -> Result<Model, Error> + Send + Sync + 'static,
+    {
         let sessions = Arc::default();
         engine.register(&sessions);
         Self {
@@ -120,14 +123,9 @@ impl Network {
     /// Loads the network for the sizes of `inputs`, so that the first call finds it ready. The
     /// values of `inputs` are ignored. Does nothing in low-memory mode.
     pub fn prepare(&self, inputs: &[Named<'_>]) -> Result<(), Error> {
-        self.prepare_for(NetworkCall::new(inputs))
-    }
-
-    /// Like [`prepare`](Self::prepare), for the graph of a call.
-    pub fn prepare_for(&self, call: NetworkCall<'_>) -> Result<(), Error> {
         match self.engine.low_memory() {
             true => Ok(()),
-            false => self.with_session(call, |_, _| ()),
+            false => self.with_session(NetworkCall::new(inputs), |_, _| ()),
         }
     }
 

@@ -151,7 +151,8 @@ impl Session {
         self.report.clone()
     }
 
-    /// Runs a graph, and passes the shape and the values of its first output to `read`. Stopping `stop` ends the call, both while it waits for another call and while it runs.
+    /// Runs a graph, and passes the shape and the values of its first output to `read`. Stopping
+    /// `stop` ends the call, both while it waits for another call and while it runs.
     ///
     /// # Errors
     /// - [`RunError::Stopped`] when `stop` is stopped before the call has ended.

@@ -29,8 +29,8 @@ use serde_json::Value;
 /// from double precision by up to 8e-6.
 const ONE_CALL: f64 = 1e-5;
 
-/// The largest difference between a LoRA that is an input and one that is merged. Networks with random
-/// weights amplify rounding.
+/// The largest difference between a LoRA that is an input and a LoRA that is merged. Networks with
+/// random weights amplify rounding.
 const LORA: f64 = 3e-5;
 
 fn within(limit: f64, what: &str, error: f64) {
@@ -217,8 +217,8 @@ fn tokens_are_merged_as_in_tomesd() {
     });
 }
 
-/// Checks, for some branches, that a call that reuses the features of the same call returns the same
-/// prediction, and that a call with other latents does not. `acting` are control networks.
+/// Checks, for some branches, that a call that reuses the features of the same call returns the
+/// same prediction, and that a call with other latents does not. `acting` are control networks.
 fn reuse_is_exact(denoiser: &dyn Denoiser, inputs: &Inputs, acting: &[ControlCall<'_>]) {
     let plain = predict(denoiser, inputs.call(0).controls(acting)).unwrap();
     let other = predict(denoiser, inputs.call(1).controls(acting)).unwrap();

@@ -1,9 +1,9 @@
 //! Measures shortcuts on a UNet, and prints times in seconds as JSON.
 //!
-//! `call` has the times of UNet calls in turns: whole ones, whole ones that keep their deep features,
-//! those that reuse the features of a branch, and those that merge a share of the tokens. `ratio`
-//! has their least times over the least time of a whole call, and `ratio_of_medians` the same for
-//! the medians. `first` has the first call of each graph, which loads it, with the anonymous memory
+//! `call` has the times of UNet calls in turns: whole calls, whole calls that keep their deep
+//! features, calls that reuse the features of a branch, and calls that merge a share of the tokens.
+//! `ratio` has their least times over the least time of a whole call, and `ratio_of_medians` the
+//! same for the medians. `first` has the first call of each graph, which loads it, with the anonymous memory
 //! in MiB afterwards.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -40,12 +40,12 @@ struct Arguments {
 fn main() -> Result<(), BoxError> {
     let arguments = Arguments::parse();
     let side = 8 * arguments.side as u32;
-    // Calls with and without merging have a session each.
+    // Whole calls, calls that keep features and calls that merge tokens have a session each.
     let denoiser = sd_onnx::builder()
         .device(arguments.device)
         .precision(arguments.precision)
         .size(side, side)
-        .kept_sizes(arguments.branches.len().max(2))
+        .kept_sizes(arguments.branches.len().max(3))
         .load_denoiser(&arguments.model)?;
     let run = Run::new(&*denoiser, arguments.side);
     let features: Vec<_> = arguments

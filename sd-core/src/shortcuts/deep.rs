@@ -54,7 +54,7 @@ impl Deep {
             problems.push(Problem::new(field, expected, self.branch));
         }
         if windows {
-            let expected = "another method, as each window would need deep features of its own";
+            let expected = "another method, as each window would need its own deep features";
             problems.push(Problem::new(field, expected, "given"));
         }
         problems

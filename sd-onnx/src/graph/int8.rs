@@ -10,8 +10,8 @@
 //! Everything between the layers stays f32: norms, activation functions, attention, sums, and the
 //! product with the factors of live LoRAs.
 //!
-//! `QLinearConv` has one scale for all output channels. To give each channel a step of its own,
-//! the scales of the weights are divided by the channel's step, the output's scale is 1, and
+//! `QLinearConv` has one scale for all output channels. To give each channel its own step, the
+//! scales of the weights are divided by the channel's step, the output's scale is 1, and
 //! `DequantizeLinear` multiplies each channel by its step. The zero points are part of the bias.
 
 use std::{path::Path, sync::Arc};

@@ -198,8 +198,8 @@ impl<'w> Graph<'w> {
         written
     }
 
-    /// Removes the operators that no output needs, and the inputs that no operator reads. OpenVINO's
-    /// provider of ONNX Runtime 1.24 returns NaN for a graph with an input that is not read.
+    /// Removes the operators that no output needs, and the inputs that no operator reads.
+    /// OpenVINO's provider of ONNX Runtime 1.24 returns NaN for a graph with an unread input.
     pub fn prune(&mut self) {
         let outputs = self.graph.output.iter().map(|output| output.name.clone());
         let mut needed: HashSet<String> = outputs.collect();

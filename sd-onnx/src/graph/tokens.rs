@@ -18,8 +18,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// The name of the input with the indices of the tokens, i64 `[tokens]`: first those of the
-    /// destinations, then those of the sources.
+    /// The name of the input with the indices of the tokens, i64 `[tokens]`: first the
+    /// destinations, then the sources.
     pub const ORDER: &str = "merging.order";
     /// The name of the input with the place of each token in that order, i64 `[tokens]`.
     pub const PLACES: &str = "merging.places";

@@ -5,11 +5,11 @@
 //! moments as inputs. Feature maps stay in memory between segments, and a segment runs on one band
 //! of rows after another.
 //!
-//! - *Exact* tiles cut the network at every group norm. The moments are those of the whole map, so
-//!   the result differs from an untiled call only by rounding.
-//! - *Fast* tiles do the same, except at the level with the largest maps, which is the last one of a
-//!   decoder and the first one of an encoder. That level runs in one sweep, with moments that are
-//!   estimated from a sample of the rows.
+//! - *Exact* tiles cut the network at every group norm. The moments are computed over the whole
+//!   map, so the result differs from an untiled call only by rounding.
+//! - *Fast* tiles do the same, except at the level with the largest maps, which is the last level of
+//!   a decoder and the first level of an encoder. That level runs in one sweep, with moments that
+//!   are estimated from a sample of the rows.
 //!
 //! [segment]: crate::models::vae::segment
 

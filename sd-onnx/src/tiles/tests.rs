@@ -222,7 +222,7 @@ fn fast_tiles_have_no_seams() {
             let error = difference(&tiled(20_000), &whole);
             println!("{half:?} {seamless:?}: {error:.1e}");
             assert!(error < ROUNDING, "{half:?}: {error:.1e}");
-            // The moments are others than those of the whole picture.
+            // The moments differ from the moments of the whole picture.
             assert!(difference(&whole, &model.untiled(half, &x)) > 10.0 * ROUNDING);
         }
     }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-/// A band of a sweep. Rows are counted in a segment's [units](crate::models::vae::segment::Geometry).
+/// A band of a sweep. Rows are counted in the [units](crate::models::vae::segment::Geometry) of a
+/// segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     /// The first unit that the band reads. It may lie above the map if the map wraps around.

@@ -2,8 +2,8 @@
 //! returns its deep features, and the layers outside of a branch, which take them as an input.
 //!
 //! A *branch* is a skip connection. At a branch, a UNet is cut in two: the layers between both ends
-//! of the skip connection are inside, and the others are outside. What the inside hands to the layer
-//! at the end of the skip connection are the deep features of the branch.
+//! of the skip connection are inside, and the others are outside. The deep features of the branch
+//! are the values that the inside passes to the layer at the end of the skip connection.
 //!
 //! Branches are counted like the skip connections, from 0, the outermost one, which begins at
 //! `conv_in`. Each level has one branch more than it has resnets. With two resnets per level, as in

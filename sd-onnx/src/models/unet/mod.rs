@@ -271,8 +271,8 @@ impl<'a, 'w> Unet<'a, 'w> {
         Ok((x, skips))
     }
 
-    /// Writes the up blocks, as far as the graph has their skip connections. `skips` are the results
-    /// of the [down path](Self::down_path).
+    /// Writes the up blocks, as far as the graph has their skip connections. `skips` are the
+    /// results of the [down path](Self::down_path).
     fn up_path(&mut self, mut x: Value, mut skips: Skips) -> Result<Value, Error> {
         let levels = &self.config.levels;
         let mut channels = levels.last().map_or(0, |level| level.channels);
