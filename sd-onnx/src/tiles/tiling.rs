@@ -18,10 +18,11 @@ use crate::models::vae::Layer;
 ///   between group norms. The picture is the same, except for rounding. The autoencoders above need
 ///   about 1 KiB for each pixel: 4 GiB for 2048 × 2048.
 /// - *Fast* tiles are like exact ones, except that the level with the largest feature maps runs in
-///   one sweep, with group norms that are estimated from a sample of the rows. They need less time
-///   and memory than exact tiles, and the picture is slightly different. There are no seams,
-///   because bands overlap by as many rows as the network reads around a pixel. Infotexts record
-///   `SD decoder: fast tiles`. A picture with too few rows for a sample is decoded in exact tiles.
+///   one sweep, with group norms that are estimated from a sample of the rows. They need
+///   about half of the memory of exact tiles, and no less time. The picture is slightly different.
+///   There are no seams, because bands overlap by as many rows as the network reads around a pixel.
+///   Infotexts record `SD decoder: fast tiles`. A picture with too few rows for a sample is decoded
+///   in exact tiles.
 ///
 /// The network is loaded in parts, each for one sweep over the picture. Meanwhile, the
 /// autoencoder's networks for untiled calls are unloaded, so that their memory is free. The UNet
